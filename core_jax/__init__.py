@@ -1,0 +1,1 @@
+"""What both tracks stand on: mesh, sharding, optimizer, train step, loop, checkpoint, layers."""

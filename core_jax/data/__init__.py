@@ -1,0 +1,1 @@
+"""Training input: random-access sources, Grain pipeline with a position that can be saved."""

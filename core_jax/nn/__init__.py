@@ -1,0 +1,1 @@
+"""Flax Linen layers shared by the models of both tracks."""

@@ -1,0 +1,1 @@
+"""Entry points: job + preset + typed overrides -> a run. No tensor operation lives here."""

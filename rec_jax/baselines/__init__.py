@@ -1,0 +1,1 @@
+"""What OneRec is measured against."""

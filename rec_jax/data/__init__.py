@@ -1,0 +1,1 @@
+"""Interaction logs: schema, readers, sessions and model inputs."""

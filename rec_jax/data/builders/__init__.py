@@ -1,0 +1,1 @@
+"""TensorFlow Datasets builders of public logs; they need no TensorFlow."""

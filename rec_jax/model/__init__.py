@@ -1,0 +1,1 @@
+"""The OneRec encoder-decoder and its sharding table."""

@@ -1,0 +1,1 @@
+"""Semantic IDs: embeddings, balanced residual K-means, codebooks and prefix tables."""
