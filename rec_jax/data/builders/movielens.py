@@ -84,7 +84,7 @@ class MovielensLog(tfds.core.GeneratorBasedBuilder):
             name=f"{variant}-{table}", description=f"{table} of MovieLens {variant}"
         )
         for variant in WAYS
-        for table in TABLES
+        for table in TABLES[variant]
     ]
 
     def __init__(self, *, source: str = "", **builder_arguments: Any):
@@ -133,7 +133,7 @@ class MovielensLog(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        """One split, named as its table; the manager is unused, `fetch` checks what it downloads."""
+        """One split, named as its table; the manager is unused, downloads are `fetch`'s."""
         del dl_manager
         variant, table = self._variant_and_table()
         source = self._source or fetch_first(WAYS[variant])
@@ -183,15 +183,15 @@ def load_movielens(
     folder = cache_folder(cache_dir)
     path = pathlib.Path(source) if source else fetch_first(WAYS[variant], cache_dir=folder)
     data_dir = folder / "tfds" / f"movielens_{source_digest(path)[:16]}"
-    tables = {name: _read_back(variant, name, path, data_dir) for name in TABLES}
-    users = tables["users"]
+    tables = {name: _read_back(variant, name, path, data_dir) for name in TABLES[variant]}
+    users = tables.get("users")
     ratings = tables["ratings"].filter(pl.col("timestamp") != UNREADABLE_TIME).sort("row")
     return clean_log(
         ratings.with_columns(
             pl.col("user_id", "item_id").cast(pl.String), pl.col("timestamp") * 1000
         ),
         _items(tables["movies"]),
-        users.with_columns(pl.col("user_id").cast(pl.String)) if users.height else None,
+        None if users is None else users.with_columns(pl.col("user_id").cast(pl.String)),
         source=f"MovieLens {variant} ({path.name})",
         items_source=f"movies of {path.name}",
         users_source=f"users of {path.name}",
@@ -216,7 +216,7 @@ def _read_back(
         finally:
             tfds.enable_progress_bar()
     records = builder.as_data_source(table)
-    examples = records.__getitems__(range(len(records))) if len(records) else []
+    examples = records.__getitems__(range(len(records)))
     features = list(builder.info.features)
     if table == "ratings":
         return pl.DataFrame(

@@ -3,7 +3,7 @@
 Every variant gives the same tables:
   ratings: user_id Int64, item_id Int64, rating Float64 (stars), timestamp Int64 (seconds), row
   movies:  item_id Int64, title String ("Toy Story (1995)"), genres list of String
-  users:   user_id Int64, age, gender, occupation, zip_code String (no rows for latest-small, 25M)
+  users:   user_id Int64, age, gender, occupation, zip_code String (not for latest-small, 25M)
 
 A time that is no number is UNREADABLE_TIME; any other value that is no number is an error.
 The data are GroupLens' (Harper and Konstan, 2015, "The MovieLens Datasets: History and
@@ -24,8 +24,13 @@ import polars as pl
 from core_jax.errors import DataError
 from rec_jax.data.interactions import require_columns
 
-TABLES = ("ratings", "movies", "users")
-"""The tables of every variant."""
+TABLES = {
+    "100k": ("ratings", "movies", "users"),
+    "latest-small": ("ratings", "movies"),
+    "1m": ("ratings", "movies", "users"),
+    "25m": ("ratings", "movies"),
+}
+"""The tables of each variant."""
 
 UNREADABLE_TIME = -1
 """Stands for a time that is no number: the record format has no null."""
@@ -56,7 +61,7 @@ def read_table(source: str | os.PathLike[str], table: str) -> pl.DataFrame:
       source: a folder or zip that holds, at most three folders deep in a folder and at any depth
         in a zip, the files of one variant as published: `ml-100k.inter` (atomic files), `u.data`
         (100K), `ratings.dat` (1M) or `ratings.csv` (latest-small, 25M).
-      table: one of `TABLES`.
+      table: "ratings", "movies" or "users".
 
     Returns:
       The table with the columns of the module's docstring.
@@ -65,6 +70,11 @@ def read_table(source: str | os.PathLike[str], table: str) -> pl.DataFrame:
       DataError: if the file is not there, is empty, lacks a column or has a wrong type.
     """
     marker, folder = _locate(source)
+    if table not in _READERS[marker]:
+        raise DataError(
+            f"'{source}' has the files of a variant without {table} ('{marker}'); name the variant "
+            "that it is"
+        )
     try:
         return _READERS[marker][table](lambda name: _read_member(source, folder + name))
     except pl.exceptions.PolarsError as error:
@@ -202,12 +212,6 @@ def _movies_csv(read: _Read) -> pl.DataFrame:
     )
 
 
-def _users_csv(read: _Read) -> pl.DataFrame:
-    """These variants say nothing about users."""
-    del read
-    return pl.DataFrame(schema=_USERS)
-
-
 _READERS: dict[str, dict[str, Callable[[_Read], pl.DataFrame]]] = {
     "ml-100k.inter": {
         "ratings": _atomic_ratings,
@@ -216,7 +220,7 @@ _READERS: dict[str, dict[str, Callable[[_Read], pl.DataFrame]]] = {
     },
     "u.data": {"ratings": _ratings_100k, "movies": _movies_100k, "users": _users_100k},
     "ratings.dat": {"ratings": _ratings_1m, "movies": _movies_1m, "users": _users_1m},
-    "ratings.csv": {"ratings": _ratings_csv, "movies": _movies_csv, "users": _users_csv},
+    "ratings.csv": {"ratings": _ratings_csv, "movies": _movies_csv},
 }
 
 
