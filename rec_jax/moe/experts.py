@@ -1,0 +1,266 @@
+"""The experts: gated sums of feed-forward networks, computed sparsely and exactly.
+
+Three backends compute the same function of (tokens, routing, weights):
+
+* block: rows sorted by expert and padded to blocks; one loop over the used blocks runs up,
+  activation and down while the rows are in cache. Fast on CPU, exact, no dense expansion.
+* ragged: `jax.lax.ragged_dot`, a grouped kernel on TPU (elsewhere XLA expands it to a dense one).
+* dense: every expert on every token; the reference.
+
+Dimension key: T tokens, C choices, S slots (T * C), D model, E experts, F hidden, N blocks,
+P rows per block, R rows (N * P).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from core_jax.arrays import Array, Float, Int, Params
+from core_jax.nn.feed_forward import Activation, activate
+from rec_jax.moe.dispatch import BlockPlan, choose_block_size, plan_blocks
+from rec_jax.moe.router import MoeBackend, MoeConfig, Routing
+
+
+def apply_experts(
+    config: MoeConfig, params: Params, tokens: Float[Array, "T D"], routing: Routing
+) -> Float[Array, "T D"]:
+    """Sums the chosen experts' outputs, weighted by their gates.
+
+    Args:
+      config: the layer's configuration.
+      params: up [E, D, F], gate [E, D, F] (gated activations only), down [E, F, D].
+      tokens: inputs, in the compute dtype.
+      routing: the router's choice.
+
+    Returns:
+      sum over choices of gate * down(activation(up(token))), in the dtype of `tokens`,
+      accumulated in float32; 0 at masked tokens.
+    """
+    backend = config.backend
+    if backend is MoeBackend.AUTO:
+        on_tpu = jax.default_backend() == "tpu"
+        backend = MoeBackend.RAGGED if on_tpu else MoeBackend.BLOCK
+    if backend is MoeBackend.DENSE:
+        return dense_experts(config.activation, params, tokens, routing)
+    if backend is MoeBackend.RAGGED:
+        return ragged_experts(config.activation, params, tokens, routing)
+    num_slots = routing.experts.size
+    size = choose_block_size(num_slots, config.num_experts, config.block_size)
+    plan = plan_blocks(routing.experts, config.num_experts, size)
+    inner = tuple(params[name] for name in ("up", "gate") if name in params)
+    return block_experts(config.activation, inner, params["down"], tokens, routing.gates, plan)
+
+
+def dense_experts(
+    activation: Activation, params: Params, tokens: Float[Array, "T D"], routing: Routing
+) -> Float[Array, "T D"]:
+    """Runs every expert on every token: the reference, E / C times the work."""
+    num_experts = params["down"].shape[0]
+    hits_TCE = routing.experts[:, :, None] == jnp.arange(num_experts)[None, None, :]
+    gates_TE = jnp.sum(hits_TCE * routing.gates[:, :, None], axis=1)
+
+    def project(weights: Array) -> Array:
+        return jnp.einsum(
+            "td,edf->etf",
+            tokens,
+            weights.astype(tokens.dtype),
+            preferred_element_type=jnp.float32,
+        ).astype(tokens.dtype)
+
+    gate = project(params["gate"]) if activation.is_gated else None
+    hidden_ETF = activate(activation, project(params["up"]), gate)
+    outputs_ETD = jnp.einsum(
+        "etf,efd->etd",
+        hidden_ETF,
+        params["down"].astype(tokens.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return jnp.einsum("etd,te->td", outputs_ETD, gates_TE).astype(tokens.dtype)
+
+
+def ragged_experts(
+    activation: Activation, params: Params, tokens: Float[Array, "T D"], routing: Routing
+) -> Float[Array, "T D"]:
+    """Sorts rows by expert and multiplies ragged groups; masked slots lie in the last group."""
+    num_experts, num_choices = params["down"].shape[0], routing.experts.shape[1]
+    expert_S = jnp.minimum(routing.experts.reshape(-1), num_experts - 1)
+    order_S = jnp.argsort(expert_S, stable=True)
+    sizes_E = jnp.bincount(expert_S, length=num_experts).astype(jnp.int32)
+
+    def project(rows: Array, weights: Array) -> Array:
+        weights = weights.astype(tokens.dtype)
+        return jax.lax.ragged_dot(rows, weights, sizes_E, preferred_element_type=jnp.float32)
+
+    rows_SD = tokens[order_S // num_choices]
+    hidden_SF = project(rows_SD, params["up"]).astype(tokens.dtype)
+    gate = project(rows_SD, params["gate"]).astype(tokens.dtype) if activation.is_gated else None
+    outputs_SD = project(activate(activation, hidden_SF, gate), params["down"])
+    outputs_TCD = outputs_SD[jnp.argsort(order_S)].reshape(*routing.experts.shape, -1)
+    return jnp.einsum("tcd,tc->td", outputs_TCD, routing.gates).astype(tokens.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def block_experts(
+    activation: Activation,
+    inner: tuple[Float[Array, "E D F"], ...],
+    down: Float[Array, "E F D"],
+    tokens: Float[Array, "T D"],
+    gates: Float[Array, "T C"],
+    plan: BlockPlan,
+) -> Float[Array, "T D"]:
+    """The block backend; loops over the blocks that hold rows and over no others.
+
+    Args:
+      activation: non-linearity.
+      inner: the input projections: (up,) or (up, gate).
+      down: the output projection.
+      tokens: inputs in the compute dtype.
+      gates: weight of each choice.
+      plan: layout of the slots in blocks.
+
+    Returns:
+      The gated sum over choices, in the dtype of `tokens`.
+    """
+    return _forward(activation, inner, down, tokens, gates, plan, keep=False)[0]
+
+
+def _forward(
+    activation: Activation,
+    inner: tuple[Array, ...],
+    down: Array,
+    tokens: Array,
+    gates: Array,
+    plan: BlockPlan,
+    *,
+    keep: bool,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Outputs [T, D], and the pre-activations of all rows [R, F] when they are to be kept."""
+    dtype, num_choices = tokens.dtype, gates.shape[1]
+    num_rows, block = _sizes(plan)
+    token_R = jnp.minimum(plan.slot_of_row // num_choices, tokens.shape[0] - 1)
+    weights = tuple(kernel.astype(dtype) for kernel in inner)
+    down = down.astype(dtype)
+
+    def body(n: Int[Array, ""], carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        outputs_RD, kept = carry
+        expert = plan.expert_of_block[n]
+        rows_PD = tokens[jax.lax.dynamic_slice_in_dim(token_R, n * block, block)]
+        pre = tuple(_dot(rows_PD, kernel[expert]).astype(dtype) for kernel in weights)
+        outputs_PD = _dot(activate(activation, *pre), down[expert]).astype(dtype)
+        outputs_RD = _put(outputs_RD, outputs_PD, n * block)
+        if keep:
+            kept = tuple(_put(held, new, n * block) for held, new in zip(kept, pre, strict=True))
+        return outputs_RD, kept
+
+    hidden = down.shape[1]
+    kept = tuple(jnp.zeros((num_rows, hidden), dtype) for _ in weights) if keep else ()
+    start = (jnp.zeros((num_rows, tokens.shape[1]), dtype), kept)
+    outputs_RD, kept = jax.lax.fori_loop(0, plan.num_used, body, start)
+    outputs_SD = jnp.take(outputs_RD, plan.row_of_slot, axis=0, mode="fill", fill_value=0)
+    outputs_TCD = outputs_SD.reshape(*gates.shape, -1)
+    outputs_TD = jnp.einsum(
+        "tcd,tc->td", outputs_TCD, gates, preferred_element_type=jnp.float32
+    ).astype(dtype)
+    return outputs_TD, kept
+
+
+def _forward_rule(
+    activation: Activation,
+    inner: tuple[Array, ...],
+    down: Array,
+    tokens: Array,
+    gates: Array,
+    plan: BlockPlan,
+) -> tuple[Array, tuple[Any, ...]]:
+    outputs_TD, kept = _forward(activation, inner, down, tokens, gates, plan, keep=True)
+    return outputs_TD, (inner, down, tokens, gates, plan, kept)
+
+
+def _backward_rule(
+    activation: Activation, residuals: tuple[Any, ...], cotangent: Array
+) -> tuple[Any, ...]:
+    """Gradients of weights (float32, summed over blocks), tokens and gates."""
+    inner, down, tokens, gates, plan, kept = residuals
+    dtype, num_choices = tokens.dtype, gates.shape[1]
+    num_rows, block = _sizes(plan)
+    token_R = jnp.minimum(plan.slot_of_row // num_choices, tokens.shape[0] - 1)
+    # Padding rows have gate 0, hence contribute to no gradient whatever they hold.
+    gate_R = jnp.take(gates.reshape(-1).astype(dtype), plan.slot_of_row, mode="fill", fill_value=0)
+    weights = tuple(kernel.astype(dtype) for kernel in inner)
+    down_w = down.astype(dtype)
+
+    def body(n: Int[Array, ""], carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        d_inner, d_down, d_rows, d_gates = carry
+        expert, at = plan.expert_of_block[n], n * block
+        token_P = jax.lax.dynamic_slice_in_dim(token_R, at, block)
+        gate_P1 = jax.lax.dynamic_slice_in_dim(gate_R, at, block)[:, None]
+        rows_PD, cot_PD = tokens[token_P], cotangent[token_P]
+        pre = tuple(jax.lax.dynamic_slice_in_dim(held, at, block) for held in kept)
+        hidden_PF, pull = jax.vjp(functools.partial(activate, activation), *pre)
+        # d gate = <down(hidden), cot> = <hidden, cot down^T>: the output itself is not needed.
+        d_hidden_PF = _dot(cot_PD, down_w[expert], transpose=True)
+        d_gate_P = jnp.sum(hidden_PF * d_hidden_PF, axis=-1, dtype=jnp.float32)
+        d_pre = pull((gate_P1 * d_hidden_PF).astype(dtype))
+        d_down = _add(d_down, _dot_rows(hidden_PF, gate_P1 * cot_PD), expert)
+        d_inner = tuple(
+            _add(held, _dot_rows(rows_PD, new), expert)
+            for held, new in zip(d_inner, d_pre, strict=True)
+        )
+        d_rows_PD = sum(
+            _dot(new, kernel[expert], transpose=True)
+            for new, kernel in zip(d_pre, weights, strict=True)
+        )
+        d_rows = _put(d_rows, d_rows_PD.astype(dtype), at)
+        return d_inner, d_down, d_rows, _put(d_gates, d_gate_P, at)
+
+    start = (
+        tuple(jnp.zeros(kernel.shape, jnp.float32) for kernel in inner),
+        jnp.zeros(down.shape, jnp.float32),
+        jnp.zeros((num_rows, tokens.shape[1]), dtype),
+        jnp.zeros(num_rows, jnp.float32),
+    )
+    d_inner, d_down, d_rows, d_gates = jax.lax.fori_loop(0, plan.num_used, body, start)
+    d_slots_SD = jnp.take(d_rows, plan.row_of_slot, axis=0, mode="fill", fill_value=0)
+    d_tokens = jnp.sum(d_slots_SD.reshape(*gates.shape, -1), axis=1, dtype=jnp.float32)
+    d_gates_S = jnp.take(d_gates, plan.row_of_slot, mode="fill", fill_value=0)
+    return (
+        tuple(new.astype(kernel.dtype) for new, kernel in zip(d_inner, inner, strict=True)),
+        d_down.astype(down.dtype),
+        d_tokens.astype(dtype),
+        d_gates_S.reshape(gates.shape).astype(gates.dtype),
+        None,
+    )
+
+
+block_experts.defvjp(_forward_rule, _backward_rule)
+
+
+def _sizes(plan: BlockPlan) -> tuple[int, int]:
+    """Rows in all, and rows per block."""
+    num_rows = plan.slot_of_row.shape[0]
+    return num_rows, num_rows // plan.expert_of_block.shape[0]
+
+
+def _dot(rows: Array, kernel: Array, *, transpose: bool = False) -> Array:
+    """Multiplies rows @ kernel, or rows @ kernel^T, accumulated in float32."""
+    dims = (((1,), (1 if transpose else 0,)), ((), ()))
+    return jax.lax.dot_general(rows, kernel, dims, preferred_element_type=jnp.float32)
+
+
+def _dot_rows(left: Array, right: Array) -> Array:
+    """left^T @ right: the sum over rows of outer products, in float32."""
+    return jax.lax.dot_general(
+        left, right.astype(left.dtype), (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _put(held: Array, new: Array, at: Array) -> Array:
+    """Overwrites the rows from `at` on."""
+    return jax.lax.dynamic_update_slice_in_dim(held, new, at, axis=0)
+
+
+def _add(held: Array, new: Array, expert: Array) -> Array:
+    """Adds to one expert's slab."""
+    return jax.lax.dynamic_update_index_in_dim(held, held[expert] + new, expert, axis=0)
