@@ -6,6 +6,7 @@ Dimension key: none.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -48,7 +49,7 @@ class MeshConfig:
             raise ConfigError(f"{named} are all -1; only one axis can take the remaining devices")
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices along the named axes.
 
     Args:

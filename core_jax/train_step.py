@@ -20,7 +20,7 @@ Objective = Callable[..., tuple[Ratio, Metrics]]
 """(params, batch, *, key) -> loss and further metrics; `key` is None in evaluation. The loss is
 `total / count`, summed over the examples of the batch: that is what makes microbatches exact."""
 
-TrainStep = Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]
 """(state, batch, key) -> next state and metrics; the state passed in is given up."""
 
 EvalStep = Callable[[Params, PyTree], Metrics]
@@ -132,7 +132,7 @@ def _accumulate(
         loss, metrics = objective(params, batch, key=key)
         return loss.total, (loss, metrics)
 
-    def add(grads: Params, part: tuple[PyTree, Key]) -> tuple[Params, PyTree]:
+    def add(grads: Params, part: tuple[PyTree, PyTree]) -> tuple[Params, PyTree]:
         part_grads, aux = jax.grad(total_of, has_aux=True)(params, *part)
         grads = jax.tree.map(jnp.add, grads, part_grads)
         return jax.lax.with_sharding_constraint(grads, param_shardings), aux
