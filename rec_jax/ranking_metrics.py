@@ -5,7 +5,8 @@ user; the caller reduces. Host-side NumPy in float64: lists are short and users 
 Lists and targets are dense item indices padded with -1.
 
 Dimension key: U users, K listed items (best first), M target items, I catalogue items,
-C categories, S popularity strata, L code levels, N code tuples, V codes of one level.
+C categories, S popularity strata, L code levels, N code tuples, V codes of one level,
+R resamples, Q values per user.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ PADDING = -1
 """Item index of an empty place in a list or a target."""
 
 DRAWN_AT_ONCE = 1 << 22
-"""Resampled user indices held in memory at a time (16 MiB)."""
+"""Resampled user indices held in memory at a time (their weights take 32 MiB)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,7 +276,7 @@ def bootstrap_interval(
     """Mean over users with the percentile interval of resampled users.
 
     Args:
-      values: one value per user.
+      values: one value per user; a user with NaN is left out.
       key: draws the resamples; the same key gives the same interval.
       num_samples: number of resamples.
       confidence: probability mass of the interval.
@@ -286,16 +287,54 @@ def bootstrap_interval(
     >>> bootstrap_interval(np.full(7, 0.5), key=jax.random.key(0), num_samples=11)
     Interval(mean=0.5, low=0.5, high=0.5)
     """
+    return bootstrap_intervals(
+        values[:, None], key=key, num_samples=num_samples, confidence=confidence
+    )[0]
+
+
+def bootstrap_intervals(
+    values: Float[np.ndarray, "U Q"],
+    *,
+    key: Key[Array, ""],
+    num_samples: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[Interval, ...]:
+    """`bootstrap_interval` of many values per user at once, all on the same resamples.
+
+    Args:
+      values: Q values per user; NaN leaves the user out of that value.
+      key: draws the resamples.
+      num_samples: number of resamples.
+      confidence: probability mass of the intervals.
+
+    Returns:
+      Q intervals.
+
+    >>> intervals = bootstrap_intervals(
+    ...     np.array([[1.0, np.nan], [1.0, 3.0]]), key=jax.random.key(0), num_samples=2)
+    >>> [interval.mean for interval in intervals]
+    [1.0, 3.0]
+    """
     num_users = len(values)
+    known_UQ = ~np.isnan(values)
+    filled_UQ = np.where(known_UQ, values, 0.0)
     rows_per_draw = max(1, DRAWN_AT_ONCE // num_users)
     means = []
     for draw, start in enumerate(range(0, num_samples, rows_per_draw)):
         num_rows = min(rows_per_draw, num_samples - start)
         draw_key = jax.random.fold_in(key, draw)
-        resample_SU = jax.random.randint(draw_key, (num_rows, num_users), 0, num_users)
-        means.append(values[np.asarray(resample_SU)].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+        drawn_RU = np.asarray(jax.random.randint(draw_key, (num_rows, num_users), 0, num_users))
+        places_RU = drawn_RU + num_users * np.arange(num_rows)[:, None]
+        counts = np.bincount(places_RU.ravel(), minlength=num_rows * num_users)
+        weight_RU = counts.reshape(num_rows, num_users).astype(np.float64)
+        means.append(_ratio(weight_RU @ filled_UQ, weight_RU @ known_UQ))
+    edges = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low_Q, high_Q = np.nanquantile(np.concatenate(means), edges, axis=0)
+    mean_Q = _ratio(filled_UQ.sum(axis=0), known_UQ.sum(axis=0))
+    return tuple(
+        Interval(mean=float(mean), low=float(low), high=float(high))
+        for mean, low, high in zip(mean_Q, low_Q, high_Q, strict=True)
+    )
 
 
 def paired_bootstrap(
