@@ -64,7 +64,8 @@ def sort_events(log: InteractionLog, config: SessionConfig, counts: dict[str, in
       ConfigError: if a rule needs a column that the log does not have.
       DataError: if no event is positive.
     """
-    frame = _numbered(log).with_columns(
+    frame = _numbered(
+        log,
         is_positive=_rule(config.positive, log, "positive"),
         is_consumed=_rule(config.consumed, log, "consumed"),
         is_strong=_strong(config, log),
@@ -104,12 +105,13 @@ def sort_events(log: InteractionLog, config: SessionConfig, counts: dict[str, in
     )
 
 
-def _numbered(log: InteractionLog) -> pl.DataFrame:
-    """Adds the columns `user` and `item`: Int32 places in the log's tables."""
+def _numbered(log: InteractionLog, **marks: pl.Expr) -> pl.DataFrame:
+    """Returns user and item as Int32 places in the log's tables, time, row and the marks."""
     place = pl.int_range(pl.len(), dtype=pl.Int32)
-    return log.interactions.join(
-        log.users.select("user_id", user=place), on="user_id", how="inner"
-    ).join(log.items.select("item_id", item=place), on="item_id", how="inner")
+    frame = log.interactions.select("user_id", "item_id", "timestamp", "row", **marks)
+    frame = frame.join(log.users.select("user_id", user=place), on="user_id")
+    frame = frame.join(log.items.select("item_id", item=place), on="item_id")
+    return frame.drop("user_id", "item_id")
 
 
 def _rule(config: EventRuleConfig, log: InteractionLog, name: str) -> pl.Expr:

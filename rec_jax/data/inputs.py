@@ -46,11 +46,11 @@ class SessionSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Returns one example; see the class."""
         at = self._examples
-        start, end = at.history_start[index], at.history_end[index]
+        start, end = int(at.history_start[index]), int(at.history_end[index])
         items = self._data.positives[max(start, end - self._history_items) : end]
         history = np.full(self._history_items, -1, np.int32)
         history[self._history_items - len(items) :] = items
-        first, stop = at.target_start[index], at.target_end[index]
+        first, stop = int(at.target_start[index]), int(at.target_end[index])
         items = self._data.session_items[first : min(stop, first + self._session_items)]
         target = np.full(self._session_items, -1, np.int32)
         target[: len(items)] = items

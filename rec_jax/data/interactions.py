@@ -14,6 +14,7 @@
 
 `items`, one row per item of the catalogue: item_id, title, text (what an embedding reads),
 categories (list of strings), and any further columns. `users`: user_id and any further columns.
+A float that is no number (NaN) is an absent value.
 
 Dimension key: none.
 """
@@ -78,10 +79,11 @@ def clean_log(
 ) -> InteractionLog:
     """Checks a log against the schema, and drops and counts the rows that break it.
 
-    A missing column, a column of a wrong type and an empty table are errors. Rows with an absent
-    user or item id, an absent or negative time, rows equal to an earlier row in every column, and
-    rows whose item or user is not in the given table, are dropped and counted, or are errors
-    under `DefectPolicy.ERROR`. So are rows of the tables with an absent or a repeated id.
+    A missing column, a column of a wrong type and an empty table are errors. Dropped and counted,
+    or errors under `DefectPolicy.ERROR`, are rows with an absent user or item id, with an absent
+    or negative time or a negative duration, equal to an earlier row in every column, or with an
+    item or user that the given table does not have; and rows of the tables with an absent or a
+    repeated id.
 
     Args:
       interactions: the columns of the module's docstring; `row` is added where it is absent.
@@ -105,6 +107,10 @@ def clean_log(
     events = _drop(events, pl.col("item_id").is_null(), "absent_item_id", drops)
     events = _drop(events, pl.col("timestamp").is_null(), "absent_time", drops)
     events = _drop(events, pl.col("timestamp") < 0, "negative_time", drops)
+    for name in ("watch_time_ms", "duration_ms"):
+        if name in events.columns:
+            is_negative = (pl.col(name) < 0).fill_null(False)
+            events = _drop(events, is_negative, f"negative_{name}", drops)
     keys = [name for name in events.columns if name != "row"]
     is_repeat = pl.struct(keys).is_first_distinct().not_()
     events = _drop(events, is_repeat, "duplicate_row", drops)
@@ -196,7 +202,7 @@ def require_columns(frame: pl.DataFrame, names: list[str], source: str, remedy: 
 
 
 def _checked_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Checks names and types of the interactions' columns; adds `row`."""
+    """Checks names and types of the interactions' columns; adds `row`; NaN becomes absent."""
     if frame.is_empty():
         raise DataError(f"'{source}' has no rows; give a log with at least one event")
     remedy = "Map it from the file's own column, as in 'user_id=uid'"
@@ -210,7 +216,7 @@ def _checked_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
             _raise_wrong_type(frame, name, "Boolean or Float64 (feedback)", source)
     if "row" not in frame.columns:
         frame = frame.with_row_index("row")
-    return frame.with_columns(pl.col("row").cast(pl.Int64))
+    return frame.with_columns(pl.col("row").cast(pl.Int64), pl.col(pl.Float64).fill_nan(None))
 
 
 def _raise_wrong_type(frame: pl.DataFrame, name: str, expected: str, source: str) -> None:
@@ -259,7 +265,7 @@ def _id_table(
 def _item_table(
     items: pl.DataFrame | None, events: pl.DataFrame, source: str, drops: dict[str, int]
 ) -> pl.DataFrame:
-    """Returns the catalogue with every standard column; absent texts become titles."""
+    """Returns the catalogue with every standard column; an absent text is title and categories."""
     table = _id_table(items, events, "item_id", source, drops)
     for name, expected in ITEM_COLUMNS.items():
         if name in table.columns and table.schema[name] != expected:
@@ -267,14 +273,13 @@ def _item_table(
     if "title" not in table.columns:
         table = table.with_columns(title=pl.col("item_id"))
     table = table.with_columns(pl.col("title").fill_null(pl.col("item_id")))
-    if "text" not in table.columns:
-        table = table.with_columns(text=pl.col("title"))
     if "categories" not in table.columns:
         table = table.with_columns(categories=pl.lit([], dtype=pl.List(pl.String)))
-    table = table.with_columns(
-        pl.col("text").fill_null(pl.col("title")),
-        pl.col("categories").fill_null(pl.lit([], dtype=pl.List(pl.String))),
-    )
+    table = table.with_columns(pl.col("categories").fill_null([]))
+    if "text" not in table.columns:
+        table = table.with_columns(text=pl.lit(None, dtype=pl.String))
+    joined = pl.concat_list("title", "categories").list.join(", ")
+    table = table.with_columns(pl.col("text").fill_null(joined))
     extras = [name for name in table.columns if name not in ITEM_COLUMNS]
     return table.select([*ITEM_COLUMNS, *extras])
 
@@ -289,6 +294,8 @@ def _raise_on_drops(
         "absent_time": (source, "timestamp", "fill it in"),
         "unreadable_time": (source, "timestamp", "correct them"),
         "negative_time": (source, "timestamp", "check the time unit"),
+        "negative_watch_time_ms": (source, "watch_time_ms", "correct them"),
+        "negative_duration_ms": (source, "duration_ms", "correct them"),
         "duplicate_row": (source, "all columns", "remove the repeated rows"),
         "absent_id_in_items": (items_source, "item_id", "fill it in"),
         "duplicate_item": (items_source, "item_id", "keep one row per item"),
