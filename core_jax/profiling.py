@@ -6,8 +6,10 @@ Dimension key: none.
 import contextlib
 import functools
 import os
+import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +31,17 @@ _PEAK_FLOPS = {
     "NVIDIA L4": 121e12,
     "NVIDIA L40": 181e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
 }
 """Dense bfloat16 (float16 before Ampere) peak of one JAX device, FLOP/s, by start of its kind."""
-
-_PROBE_SIZE = 1024
 
 
 class StepTimer:
     """Measures windows of training steps.
 
-    The caller says when input is waited for, when the clock stops (evaluation, saving), and how
-    many steps are complete on the device; times are wall-clock seconds on the host.
+    The caller says when it waits for input and when a step is complete on the device; times are
+    wall-clock seconds on the host. The first step, which compiles, is measured apart.
 
     Args:
       tokens_per_step: tokens in a global batch; None if not known.
@@ -59,6 +60,8 @@ class StepTimer:
         self._tokens = tokens_per_step
         self._flops = flops_per_step
         self._peak = device_peak_flops() * num_devices if flops_per_step else 0.0
+        self._first_step_seconds: float | None = None
+        self._counted_any = False
         self.restart()
 
     def restart(self) -> None:
@@ -66,11 +69,15 @@ class StepTimer:
         self._start = time.perf_counter()
         self._steps = 0
         self._input_seconds = 0.0
-        self._paused_seconds = 0.0
 
     def count_step(self) -> None:
         """Counts one step whose results have arrived."""
-        self._steps += 1
+        if self._counted_any:
+            self._steps += 1
+            return
+        self._counted_any = True
+        self._first_step_seconds = time.perf_counter() - self._start
+        self.restart()
 
     @contextlib.contextmanager
     def input(self) -> Iterator[None]:
@@ -79,31 +86,27 @@ class StepTimer:
         yield
         self._input_seconds += time.perf_counter() - start
 
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Keeps what happens inside (evaluation, saving) out of the step time."""
-        start = time.perf_counter()
-        yield
-        self._paused_seconds += time.perf_counter() - start
-
     def window(self) -> dict[str, float]:
         """Ends the window and starts the next.
 
         Returns:
           "step_seconds" (per step), "steps_per_second", "input_fraction" (time waiting for
-          batches over all time, 0 to 1) and, where known, "tokens_per_second" and "mfu"; empty
-          when no step was counted.
+          batches over all time, 0 to 1) and, where known, "tokens_per_second" and "mfu"; none
+          of them when no step but the first was counted. Once, "first_step_seconds" (compilation
+          included).
         """
-        seconds = time.perf_counter() - self._start - self._paused_seconds
+        seconds = time.perf_counter() - self._start
         steps, input_seconds = self._steps, self._input_seconds
         self.restart()
+        metrics = {}
+        if self._first_step_seconds is not None:
+            metrics["first_step_seconds"] = self._first_step_seconds
+            self._first_step_seconds = None
         if not steps:
-            return {}
-        metrics = {
-            "step_seconds": seconds / steps,
-            "steps_per_second": steps / seconds,
-            "input_fraction": input_seconds / seconds,
-        }
+            return metrics
+        metrics["step_seconds"] = seconds / steps
+        metrics["steps_per_second"] = steps / seconds
+        metrics["input_fraction"] = input_seconds / seconds
         if self._tokens:
             metrics["tokens_per_second"] = self._tokens * steps / seconds
         if self._flops:
@@ -133,27 +136,28 @@ def device_peak_flops() -> float:
     """Returns the peak FLOP/s of one device.
 
     For accelerators in the table this is the vendor's dense bfloat16 number. For any other device
-    (CPUs) it is what a float32 matrix product of size 1024 reaches here and now; CPU devices of
-    one host share its cores, and so the number.
+    it is what a matrix product reaches here and now: float32 on CPUs, bfloat16 elsewhere. CPU
+    devices of one host share its cores, and so the number.
     """
     kind = jax.local_devices()[0].device_kind
-    known = [name for name in _PEAK_FLOPS if kind.startswith(name)]
+    known = [name for name in _PEAK_FLOPS if re.match(rf"{name}\b", kind)]
     if known:
         return _PEAK_FLOPS[max(known, key=len)]
-    sharing = jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    return _measured_matmul_flops() / sharing
+    if jax.default_backend() == "cpu":
+        return _measured_matmul_flops(1024, jnp.float32) / jax.local_device_count()
+    return _measured_matmul_flops(4096, jnp.bfloat16)
 
 
-def _measured_matmul_flops() -> float:
-    """Returns the best FLOP/s of a few float32 matrix products on one device."""
-    ones = jnp.ones((_PROBE_SIZE, _PROBE_SIZE), jnp.float32)
+def _measured_matmul_flops(size: int, dtype: Any) -> float:
+    """Returns the best FLOP/s of a few square matrix products on one device."""
+    ones = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul).lower(ones, ones).compile()
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
         jax.block_until_ready(product(ones, ones))
         seconds.append(time.perf_counter() - start)
-    return 2 * _PROBE_SIZE**3 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 class TraceWindow:
@@ -168,6 +172,12 @@ class TraceWindow:
         self._folder = os.fspath(folder)
         self._steps = steps
         self._running = False
+
+    def __enter__(self) -> "TraceWindow":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def before(self, step: int) -> None:
         """Starts the trace if `step` is the first."""

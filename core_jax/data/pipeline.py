@@ -12,7 +12,7 @@ Dimension key:
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import grain
 import jax
@@ -33,6 +33,7 @@ RandomMap = Callable[[Record, np.random.Generator], Record]
 _ORDER_STREAM, _MAP_STREAM = 0, 1
 
 
+@runtime_checkable
 class Source(Protocol):
     """Records by index."""
 
@@ -140,16 +141,15 @@ def make_pipeline(
             "drop_remainder, or pad the source."
         )
     rows = _Rows(num_records, seed=seed, shuffle=shuffle)
-    batches = grain.MapDataset.source(
-        _Batches(
-            source,
-            rows,
-            random_map=random_map,
-            batch_size=batch_size,
-            total=total - (total % batch_size if drop_remainder else 0),
-            share=(index, count),
-        )
+    gathered = _Batches(
+        source,
+        rows,
+        random_map=random_map,
+        batch_size=batch_size,
+        total=total - (total % batch_size if drop_remainder else 0),
+        share=(index, count),
     )
+    batches = grain.MapDataset.source(cast(Any, gathered))
     if transform is not None:
         batches = batches.map(transform)
     order = {
