@@ -21,6 +21,7 @@ import polars as pl
 from core_jax.arrays import Array, Key
 from core_jax.errors import ConfigError, DataError, nearest_name
 from rec_jax import ranking_metrics
+from rec_jax.data.sessions import SessionData, histories, targets
 from rec_jax.ranking_metrics import PADDING, Interval
 
 RANKED = {
@@ -136,6 +137,30 @@ class EvaluationReport:
     differences: tuple[Difference, ...]
     per_user: dict[str, dict[str, np.ndarray]]
     """Float [U] per method and metric, for pooling several seeds."""
+
+
+def make_case(
+    data: SessionData, split: str, *, categories: np.ndarray | None = None
+) -> EvaluationCase:
+    """The case of one split: whole targets, whole histories, training counts.
+
+    Args:
+      data: the sessions.
+      split: "valid" or "test".
+      categories: Bool [I, C], True where an item belongs to a category, or None.
+
+    Returns:
+      One row per example of the split.
+
+    Raises:
+      ConfigError: an unknown split.
+    """
+    return EvaluationCase(
+        targets=targets(data, split, 0),
+        history=histories(data, split, 0),
+        item_counts=data.train_item_counts,
+        categories=categories,
+    )
 
 
 def evaluate(

@@ -14,7 +14,6 @@ items, K listed items.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 import scipy.sparse
@@ -209,18 +208,20 @@ def choose_item_knn(
     trials = []
     for distance in grid.distances:
         counts_II = company_counts(users, items, num_items=num_items, distance=distance)
-        for shrinkage, window in itertools.product(grid.shrinkages, grid.windows):
+        for shrinkage in grid.shrinkages:
             similarity_II = shrunk_cosine(counts_II, popularity_I, shrinkage=shrinkage)
-            listed_UK = recommend_item_knn(
-                similarity_II, popularity_I, history, window=window, k=grid.k
-            )
-            trials.append(
-                ItemKnnTrial(
-                    config=ItemKnnConfig(window=window, shrinkage=shrinkage, distance=distance),
-                    recall=float(recall_at_k(listed_UK, targets, k=grid.k).mean()),
-                    ndcg=float(ndcg_at_k(listed_UK, targets, k=grid.k).mean()),
+            for window in grid.windows:
+                listed_UK = recommend_item_knn(
+                    similarity_II, popularity_I, history, window=window, k=grid.k
                 )
-            )
+                config = ItemKnnConfig(window=window, shrinkage=shrinkage, distance=distance)
+                trials.append(
+                    ItemKnnTrial(
+                        config=config,
+                        recall=float(recall_at_k(listed_UK, targets, k=grid.k).mean()),
+                        ndcg=float(ndcg_at_k(listed_UK, targets, k=grid.k).mean()),
+                    )
+                )
     best = max(trials, key=lambda trial: (trial.recall, trial.ndcg))
     return ItemKnnChoice(best=best, trials=tuple(trials))
 

@@ -1,12 +1,18 @@
 """Popularity and item-kNN against dense arithmetic, and what they may not do."""
 
+import dataclasses
+
 import numpy as np
+import polars as pl
 import pytest
 
 from core_jax.errors import ConfigError
 from rec_jax.baselines import item_knn
+from rec_jax.baselines.methods import BaselinesConfig, baseline_lists, training_sequences
 from rec_jax.baselines.popularity import recommend_popular
 from rec_jax.baselines.top_items import top_items
+from rec_jax.data.interactions import clean_log
+from rec_jax.data.sessions import SessionConfig, build_sessions, histories, targets
 from rec_jax.ranking_metrics import recall_at_k
 
 NUM_USERS, NUM_ITEMS, LENGTH = 17, 29, 11
@@ -161,3 +167,59 @@ def test_impossible_configs_are_named(wrong):
 def test_empty_grid_is_an_error():
     with pytest.raises(ConfigError, match="a value in every field"):
         item_knn.ItemKnnGrid(windows=())
+
+
+def session_data():
+    """Users with LENGTH positives: one item as history, three blocks of three and some more."""
+    users, items = random_log()
+    log = clean_log(
+        pl.DataFrame(
+            {
+                "user_id": [str(user) for user in users],
+                "item_id": [str(item) for item in items],
+                "timestamp": np.arange(len(users)),
+            }
+        ),
+        source="random",
+    )
+    return build_sessions(log, SessionConfig(session_items=3, history_items=5))
+
+
+def small_grids():
+    grid = item_knn.ItemKnnGrid(windows=(1, 3), shrinkages=(0.0, 5.0), k=5)
+    near = dataclasses.replace(grid, distances=(2,))
+    return BaselinesConfig(item_knn=grid, item_knn_near=near)
+
+
+def test_training_sequences_end_before_validation():
+    data = session_data()
+    users, items = training_sequences(data)
+    np.testing.assert_array_equal(
+        np.bincount(items, minlength=len(data.item_ids)), data.train_item_counts
+    )
+    first_train = histories(data, "valid", 0)
+    for user, seen in zip(data.valid.user, first_train, strict=True):
+        np.testing.assert_array_equal(items[users == user], seen[seen >= 0])
+
+
+def test_every_baseline_leaves_out_the_whole_history():
+    data = session_data()
+    for split in ("valid", "test"):
+        seen = histories(data, split, 0)
+        for lists in baseline_lists(data, split, small_grids(), k=5):
+            assert not (lists.items[:, :, None] == seen[:, None, :]).any(), lists.name
+
+
+def test_test_targets_reach_nothing():
+    """Other test targets: same choice, same lists, for every baseline."""
+    data = session_data()
+    is_test = np.zeros(len(data.positives), bool)
+    for end, size in zip(data.test.history_end, [3] * len(data.test), strict=True):
+        is_test[end : end + size] = True
+    changed = dataclasses.replace(data, positives=np.where(is_test, 0, data.positives))
+    before = baseline_lists(data, "test", small_grids(), k=5)
+    after = baseline_lists(changed, "test", small_grids(), k=5)
+    assert is_test.sum() == targets(data, "test").size
+    for old, new in zip(before, after, strict=True):
+        assert old.choice == new.choice
+        np.testing.assert_array_equal(old.items, new.items)
