@@ -133,6 +133,8 @@ def _read(path: str) -> pl.DataFrame:
         raise DataError(f"'{path}' ends in '{suffix}'; expected one of {', '.join(_SUFFIXES)}")
     if not pathlib.Path(path).is_file():
         raise DataError(f"'{path}' is no file; check the path")
+    if not pathlib.Path(path).stat().st_size:
+        raise DataError(f"'{path}' is empty; give a file with at least one row")
     try:
         if suffix == ".parquet":
             table = pl.read_parquet(path)
@@ -140,8 +142,6 @@ def _read(path: str) -> pl.DataFrame:
             table = pl.read_csv(path, separator=_SEPARATORS[suffix], infer_schema=False)
         else:
             table = pl.read_ndjson(path, infer_schema_length=None)
-    except pl.exceptions.NoDataError as error:
-        raise DataError(f"'{path}' is empty; give a file with at least one row") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"'{path}' cannot be read as {suffix[1:]} ({error}); check that it is whole"
