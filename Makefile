@@ -1,0 +1,69 @@
+# Every target sets up what it needs in .venv; a machine needs Python 3.11 to 3.13 and make.
+#   make demo    real log -> semantic IDs -> OneRec -> sessions -> evaluation -> report
+#   make test    the tests and doctests          make test-long    also the long tests
+#   make lint    formatting, lint, types, import directions
+#   make bench   the benchmarks                  make clean        removes .venv and caches
+# Another interpreter: make PYTHON=python3.13 VENV=.venv313 test
+
+PYTHON ?= python3
+VENV ?= .venv
+PACKAGES = core_jax rec_jax $(wildcard reasoning_jax) launch
+WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+IN = $(VENV)/bin
+ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --doctest-modules $(PACKAGES) tests
+
+.PHONY: help demo test test-long lint format bench clean
+
+help:
+	@sed -n 's/^#   /  /p' Makefile
+
+demo: $(VENV)/.main
+	$(IN)/python -m launch.local rec.pipeline --preset demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(IN)/ruff format --check .
+	$(IN)/ruff check .
+	$(IN)/lint-imports
+	$(IN)/pyright --pythonpath $(IN)/python
+
+format: $(VENV)/.dev
+	$(IN)/ruff format .
+	$(IN)/ruff check --fix .
+
+bench: $(VENV)/.main
+	$(IN)/python -m benchmarks
+
+clean:
+	rm -rf "$(VENV)" .cache .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info
+
+# The virtual environment: made once, brought up to date when the requirements change.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Alignax needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is not one:" >&2; \
+	  $(PYTHON) --version >&2; \
+	  echo "Name another interpreter, for example: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf "$(VENV)"
+	@$(PYTHON) -m venv "$(VENV)" || { rm -rf "$(VENV)"; exit 1; }
+	@touch $@
+
+$(VENV)/.main: $(VENV)/.made setup.py requirements.txt
+	$(IN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.main setup.py requirements.txt
+	$(IN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

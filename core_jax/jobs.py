@@ -1,0 +1,29 @@
+"""A job: what the command line can start by name.
+
+Dimension key: none.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One entry of a track's `JOBS` dict, whose key is the name on the command line.
+
+    Attributes:
+      run: does the work, given a config of the type that the presets return. That config has a
+        field `run_dir`, the run folder.
+      presets: name to a function that returns a full config; the first line of its docstring is
+        what the command line lists.
+      summary: one line for the command line's list of jobs.
+      owns_run: whether the config is the run's own: it is written to `config.json` in the run
+        folder, and must equal the one that is there. False for a job that only looks into a run
+        and has a config of another type.
+    """
+
+    run: Callable[[Any], None]
+    presets: Mapping[str, Callable[[], Any]]
+    summary: str
+    owns_run: bool = True

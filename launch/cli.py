@@ -1,0 +1,203 @@
+"""From words on a command line to a job and its config: job + preset + typed overrides.
+
+Every field of the config is a flag (`--model.d-model 256`); `tyro` derives the flags from the
+dataclasses, with each field's docstring as its help. What is wrong is named with what was meant.
+"""
+
+import difflib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tyro
+
+from core_jax.config import from_dict
+from core_jax.errors import AlignaxError, nearest_name
+from core_jax.jobs import Job
+from launch import runtime
+
+DEBUG_VARIABLE = "ALIGNAX_DEBUG"
+"""Environment variable: set to 1, errors come with their traceback."""
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_HELP_FLAGS = ("-h", "--help")
+
+
+class Request(NamedTuple):
+    """A parsed command line.
+
+    Attributes:
+      job: the chosen job.
+      config: the preset's config with the overrides.
+    """
+
+    job: Job
+    config: Any
+
+
+class UsageError(AlignaxError):
+    """A command line that names no job, preset or flag of ours."""
+
+
+def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> int:
+    """Runs one job.
+
+    Args:
+      jobs: the jobs by name.
+      arguments: job, preset and flags.
+      program: how this program was started, for help texts.
+
+    Returns:
+      Exit code: 0, or 1 after an error of the run (one line says which; with `ALIGNAX_DEBUG=1`
+      the exception goes on instead), or 2 for a wrong command line, or 130 when interrupted.
+    """
+    try:
+        request = parse(jobs, arguments, program=program)
+        if request is None:
+            return 0
+        runtime.start()
+        if request.job.owns_run:
+            runtime.open_run(request.config)
+        request.job.run(request.config)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+    except AlignaxError as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+    return 0
+
+
+def parse(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> Request | None:
+    """Turns a command line into a job and its config.
+
+    Args:
+      jobs: the jobs by name.
+      arguments: job, preset and flags.
+      program: how this program was started, for help texts.
+
+    Returns:
+      The request; None where the command line asked for help, which has been printed.
+
+    Raises:
+      UsageError: an absent or unknown job or preset.
+      ConfigError: the run folder's config, which stands in for a preset, cannot be read.
+      SystemExit: tyro has printed what is wrong with a flag or its value (2), or its help (0).
+    """
+    if not arguments:
+        raise UsageError(f"no job given; {program} --help lists them. {nearest_name('', jobs)}")
+    name, rest = arguments[0], list(arguments[1:])
+    if name in _HELP_FLAGS:
+        print(_overview(jobs, program))
+        return None
+    if name not in jobs:
+        raise UsageError(f"unknown job '{name}'. {nearest_name(name, jobs)}")
+    job = jobs[name]
+    preset, rest = _take_preset(rest)
+    wants_help = any(flag in rest for flag in _HELP_FLAGS)
+    if wants_help and preset is None and len(job.presets) > 1:
+        print(_overview({name: job}, program))
+        return None
+    base, source = _base_config(name, job, preset, rest)
+    config = tyro.cli(
+        type(base),
+        default=base,
+        args=rest,
+        prog=f"{program} {name}{source}",
+        description=job.summary,
+        config=(tyro.conf.EnumChoicesFromValues, tyro.conf.AvoidSubcommands),
+    )
+    return Request(job, config)
+
+
+def _take_preset(rest: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Splits `--preset NAME` off; the last one counts."""
+    preset, others, words = None, [], iter(rest)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag == "--preset":
+            preset = value if equals else next(words, "")
+            if not preset or preset.startswith("-"):
+                raise UsageError("--preset needs a name, as in --preset demo")
+        elif difflib.get_close_matches(flag, ["--preset"], cutoff=0.8):
+            raise UsageError(f"unknown flag '{flag}'. Did you mean '--preset'?")
+        else:
+            others.append(word)
+    return preset, others
+
+
+def _base_config(name: str, job: Job, preset: str | None, rest: Sequence[str]) -> tuple[Any, str]:
+    """The config that the flags override, and the words that chose it.
+
+    It is the named preset's; without one that of the run folder, if the flags name a run folder
+    that has one; else the only preset's.
+    """
+    if preset is not None:
+        if preset not in job.presets:
+            hint = nearest_name(preset, job.presets)
+            raise UsageError(f"{name} has no preset '{preset}'. {hint}")
+        return job.presets[preset](), f" --preset {preset}"
+    run_dir = _run_dir(rest)
+    if job.owns_run and run_dir is not None and (run_dir / runtime.CONFIG_NAME).exists():
+        config_type = type(next(iter(job.presets.values()))())
+        return from_dict(config_type, runtime.read_config(run_dir)), ""
+    if len(job.presets) == 1:
+        return next(iter(job.presets.values()))(), ""
+    raise UsageError(
+        f"{name} needs --preset NAME, or --run-dir of a run that exists. "
+        f"Presets: {', '.join(sorted(job.presets))}."
+    )
+
+
+def _run_dir(rest: Sequence[str]) -> pathlib.Path | None:
+    """The value of `--run-dir` among the flags; tyro parses it again."""
+    value = None
+    for index, word in enumerate(rest):
+        flag, equals, attached = word.partition("=")
+        if flag in ("--run-dir", "--run_dir"):
+            value = attached if equals else "".join(rest[index + 1 : index + 2])
+    return pathlib.Path(value) if value else None
+
+
+def _overview(jobs: Mapping[str, Job], program: str) -> str:
+    """The help text: usage, jobs, presets."""
+    width = max(map(len, jobs))
+    job_lines = [f"  {name:<{width}}  {job.summary}" for name, job in jobs.items()]
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, job in jobs.items():
+        for preset, make in job.presets.items():
+            owners.setdefault((preset, _first_line(make)), []).append(name)
+    width = max((len(preset) for preset, _ in owners), default=0)
+    preset_lines = [
+        f"  {preset:<{width}}  {line}"
+        + (f" ({', '.join(names)})" if len(names) < len(jobs) else "")
+        for (preset, line), names in owners.items()
+    ]
+    return "\n".join(
+        [
+            f"usage: {program} JOB --preset NAME [--run-dir DIR] [--FIELD VALUE ...]",
+            "",
+            "jobs:",
+            *job_lines,
+            "",
+            "presets:",
+            *preset_lines,
+            "",
+            f"{program} JOB --preset NAME --help lists every field of that preset's config.",
+            "With --run-dir of a run that exists, --preset may be left out: its config is used.",
+        ]
+    )
+
+
+def _first_line(make: Callable[[], Any]) -> str:
+    """The first docstring line of a preset."""
+    return (make.__doc__ or "").strip().partition("\n")[0]

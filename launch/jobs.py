@@ -1,0 +1,6 @@
+"""Every job by its name on the command line."""
+
+import rec_jax.jobs
+from core_jax.jobs import Job
+
+JOBS: dict[str, Job] = {**rec_jax.jobs.JOBS}

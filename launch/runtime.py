@@ -1,0 +1,124 @@
+"""What a job finds when it starts: logging, devices, the compilation cache and its run folder.
+
+Dimension key: none.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+
+from core_jax.config import difference, to_dict
+from core_jax.errors import ConfigError
+
+CONFIG_NAME = "config.json"
+"""The config of a run, in its folder."""
+
+_CACHE_VARIABLE = "ALIGNAX_CACHE"
+_PACKAGES = ("core_jax", "rec_jax", "reasoning_jax", "launch")
+_LOGGER = logging.getLogger(__name__)
+
+
+def start() -> None:
+    """Sets logging up, chooses the compilation cache and logs the devices."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for package in _PACKAGES:
+        logging.getLogger(package).setLevel(logging.INFO)
+    use_compilation_cache()
+    _LOGGER.info(device_summary())
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in `$ALIGNAX_CACHE/compilation` (default `~/.cache/alignax`).
+
+    `JAX_COMPILATION_CACHE_DIR` chooses another folder; `JAX_ENABLE_COMPILATION_CACHE=false` turns
+    caching off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = pathlib.Path(os.environ.get(_CACHE_VARIABLE) or "~/.cache/alignax").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(root / "compilation"))
+
+
+def device_summary() -> str:
+    """Returns one line that says what this run computes on, and with which versions."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    name = devices[0].platform if kind == devices[0].platform else f"{devices[0].platform} {kind}"
+    processes = jax.process_count()
+    where = f" in {processes} processes" if processes > 1 else ""
+    versions = f"jax {jax.__version__}, Python {platform.python_version()}"
+    return f"{len(devices)} x {name}{where}, {os.cpu_count()} CPU cores ({versions})"
+
+
+def open_run(config: Any) -> pathlib.Path:
+    """Makes the run folder, or opens one that was made with the same config.
+
+    Args:
+      config: the run's config; its field `run_dir` names the folder. The name is no part of the
+        comparison: a run folder may be moved.
+
+    Returns:
+      The folder; it holds `config.json`.
+
+    Raises:
+      ConfigError: the folder belongs to a run with another config (each difference is listed), it
+        cannot be made, or its `config.json` cannot be read.
+    """
+    folder = pathlib.Path(config.run_dir)
+    path = folder / CONFIG_NAME
+    new = to_dict(config)
+    if path.exists():
+        changes = difference(_without_place(read_config(folder)), _without_place(new))
+        if changes:
+            raise ConfigError(
+                f"run folder '{folder}' was made with another config: {'; '.join(changes)}. "
+                "Start a run of its own with another --run-dir; or go on with this one: leave "
+                f"out --preset and the changed flags, and say --run-dir {folder}"
+            )
+        return folder
+    if jax.process_index() == 0:
+        _write_config(path, new)
+    return folder
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads a run's config as JSON values, for `core_jax.config.from_dict`.
+
+    Raises:
+      ConfigError: `config.json` is not a JSON object.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(_unreadable(path, str(error))) from error
+    if not isinstance(data, dict):
+        raise ConfigError(_unreadable(path, "it holds no JSON object"))
+    return data
+
+
+def _unreadable(path: pathlib.Path, reason: str) -> str:
+    """The message for a damaged `config.json`."""
+    return f"'{path}' cannot be read ({reason}); remove the folder, or use another --run-dir"
+
+
+def _write_config(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Writes all or nothing, so that a run cut off here leaves no half config."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{CONFIG_NAME}.part")
+        scratch.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ConfigError(
+            f"run folder '{path.parent}' cannot be made ({error}); choose another --run-dir"
+        ) from error
+
+
+def _without_place(data: dict[str, Any]) -> dict[str, Any]:
+    """The config less its run folder."""
+    return {name: value for name, value in data.items() if name != "run_dir"}

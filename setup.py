@@ -1,0 +1,56 @@
+"""Packaging of Alignax: `pip install .`, with the extras below for accelerators and development."""
+
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def read_requirements() -> list[str]:
+    """Returns the main job's requirements: requirements.txt without comments."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+EXTRAS = {
+    # Accelerators: jax's own extras choose the matching plugin and libraries.
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
+    "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
+    # Reference implementations that the parity tests compare with.
+    "parity": ["torch>=2.9,<3"],
+    "dev": [
+        "beartype>=0.23.1,<0.24",
+        "import-linter>=2.16,<3",
+        "pyright[nodejs]>=1.1.414,<1.2",
+        "pytest>=9.2,<10",
+        "pytest-xdist>=3.8,<4",
+        "ruff>=0.17.6,<0.18",
+    ],
+}
+
+setuptools.setup(
+    name="alignax",
+    version="0.1.0",
+    description="OneRec generative recommendation and contrastive preference alignment in JAX",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=setuptools.find_packages(
+        include=["core_jax*", "rec_jax*", "reasoning_jax*", "launch*"]
+    ),
+    install_requires=read_requirements(),
+    extras_require=EXTRAS,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
