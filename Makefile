@@ -29,7 +29,7 @@ test: $(VENV)/.dev
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(IN)/ruff format --check .
