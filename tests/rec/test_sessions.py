@@ -47,16 +47,19 @@ Event = collections.namedtuple("Event", "user time row item like request strong 
 
 
 def random_log(seed: int, num_events: int = 149, num_users: int = 5) -> InteractionLog:
-    """Makes events in sittings over eleven days, many at equal times, ids in a random order."""
+    """Makes events in sittings over eleven days, many at equal times and at midnight."""
     generator = np.random.default_rng(seed)
-    sitting = DAY * (np.arange(31) % 11) + generator.integers(0, DAY // 2, 31)
-    moment = generator.choice(sitting, num_events) + MINUTE * generator.integers(0, 50, num_events)
+    sitting = DAY * (np.arange(31) % 11) + 5 * MINUTE * generator.integers(0, 99, 31)
+    sitting[::3] -= sitting[::3] % DAY
+    moment = generator.choice(sitting, num_events) + 5 * MINUTE * generator.integers(
+        0, 9, num_events
+    )
     return clean_log(
         pl.DataFrame(
             {
                 "user_id": [f"u{user}" for user in generator.integers(0, num_users, num_events)],
                 "item_id": [f"i{item}" for item in generator.permutation(num_events)],
-                "timestamp": (moment // MINUTE) * MINUTE,
+                "timestamp": moment,
                 "session_id": [f"r{request}" for request in generator.integers(0, 37, num_events)],
                 "watch_time_ms": generator.uniform(0, 1000, num_events),
                 "duration_ms": np.full(num_events, 500.0),
