@@ -102,7 +102,7 @@ def parse(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) ->
     if name not in jobs:
         raise UsageError(f"unknown job '{name}'. {nearest_name(name, jobs)}")
     job = jobs[name]
-    preset, rest = _take_preset(rest)
+    preset, rest = _take_preset(job, rest)
     wants_help = any(flag in rest for flag in _HELP_FLAGS)
     if wants_help and preset is None and len(job.presets) > 1:
         print(_overview({name: job}, program))
@@ -119,7 +119,7 @@ def parse(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) ->
     return Request(job, config)
 
 
-def _take_preset(rest: Sequence[str]) -> tuple[str | None, list[str]]:
+def _take_preset(job: Job, rest: Sequence[str]) -> tuple[str | None, list[str]]:
     """Splits `--preset NAME` off; the last one counts."""
     preset, others, words = None, [], iter(rest)
     for word in words:
@@ -127,7 +127,7 @@ def _take_preset(rest: Sequence[str]) -> tuple[str | None, list[str]]:
         if flag == "--preset":
             preset = value if equals else next(words, "")
             if not preset or preset.startswith("-"):
-                raise UsageError("--preset needs a name, as in --preset demo")
+                raise UsageError(f"--preset needs a name: {', '.join(sorted(job.presets))}")
         elif difflib.get_close_matches(flag, ["--preset"], cutoff=0.8):
             raise UsageError(f"unknown flag '{flag}'. Did you mean '--preset'?")
         else:
