@@ -7,7 +7,7 @@ E experts.
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from core_jax.arrays import Key, Params
+from core_jax.arrays import Array, Key, Params
 from core_jax.losses import token_log_probs
 from core_jax.metrics import Metrics, Ratio
 from rec_jax.batch import SessionBatch
@@ -21,7 +21,7 @@ def next_token_loss(
     params: Params,
     batch: SessionBatch,
     *,
-    key: Key | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Ratio, Metrics]:
     r"""Next-token prediction over the codes of the session.
 

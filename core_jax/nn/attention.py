@@ -51,7 +51,7 @@ class Attention(nn.Module):
     num_heads: int
     head_dim: int
     model_dim: int
-    dtype: jnp.dtype | type = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     def setup(self) -> None:
         """Declares the four projections."""

@@ -46,7 +46,7 @@ class FeedForward(nn.Module):
 
     hidden_dim: int
     activation: Activation
-    dtype: jnp.dtype | type = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:

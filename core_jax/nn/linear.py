@@ -19,6 +19,11 @@ class ComputeDtype(enum.Enum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The NumPy dtype."""
+        return jnp.dtype(self.value)
+
 
 class Linear(nn.Module):
     """A bias-free linear map over the last `contracted_dims` dimensions of its input.
@@ -35,7 +40,7 @@ class Linear(nn.Module):
 
     features: tuple[int, ...]
     contracted_dims: int = 1
-    dtype: jnp.dtype | type = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "*in"]) -> Float[Array, "*out"]:

@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from core_jax.arrays import Key, Params, PyTree
+from core_jax.arrays import Array, Key, Params, PyTree
 
 LayerFunction = Callable[[Params, PyTree, PyTree, Any], tuple[PyTree, PyTree]]
 """(layer parameters, carry, layer inputs, key or None) -> (carry, layer outputs)."""
@@ -28,7 +28,7 @@ class Remat(enum.Enum):
     FULL = "full"
 
 
-def init_stack(layer: nn.Module, num_layers: int, *example: PyTree, key: Key) -> Params:
+def init_stack(layer: nn.Module, num_layers: int, *example: PyTree, key: Key[Array, ""]) -> Params:
     """Initialises `num_layers` independent copies of `layer` as one stacked tree.
 
     Args:
@@ -50,7 +50,7 @@ def run_stack(
     carry: PyTree,
     inputs: PyTree = None,
     *,
-    key: Key | None = None,
+    key: Key[Array, ""] | None = None,
     remat: Remat = Remat.NONE,
     unroll: int = 1,
 ) -> tuple[PyTree, PyTree]:

@@ -28,7 +28,7 @@ class DecoderLayer(nn.Module):
 
     def setup(self) -> None:
         """Declares the sub-layers."""
-        config, dtype = self.config, self.config.compute_dtype.value
+        config, dtype = self.config, self.config.compute_dtype.dtype
         sizes = (config.num_heads, config.head_dim, config.d_model, dtype)
         self.self_attention_norm = nn.RMSNorm(dtype=dtype)
         self.self_attention = Attention(*sizes)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from core_jax.arrays import Array, Float, Int, Params
+from core_jax.arrays import Array, Float, Int, Key, Params
 from rec_jax.model.config import OneRecConfig
 
 BOS = 0
@@ -80,7 +80,7 @@ class Embeddings(nn.Module):
     ) -> Float[Array, "*dims D"]:
         """Adds token, position and role embeddings; `positions` are already looked up."""
         embedded = jnp.take(self.tokens, tokens, axis=0) + positions
-        return (embedded * math.sqrt(self.config.d_model)).astype(self.config.compute_dtype.value)
+        return (embedded * math.sqrt(self.config.d_model)).astype(self.config.compute_dtype.dtype)
 
     def history(self, codes: Int[Array, "B N L"]) -> Float[Array, "B S D"]:
         """Encoder input `SEP s1 .. sL SEP ...`, S = N * (L + 1) tokens (paper, Figure 2)."""
@@ -118,7 +118,7 @@ class Embeddings(nn.Module):
         return self.history(codes)
 
 
-def init_embeddings(config: OneRecConfig, *, key: Array) -> Params:
+def init_embeddings(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
     """Initialises the tables."""
     example = jnp.zeros((1, config.history_items, config.num_levels), jnp.int32)
     return Embeddings(config).init(key, example)["params"]

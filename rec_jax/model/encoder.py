@@ -24,7 +24,7 @@ class EncoderLayer(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B S D"]:
         """Updates the residual stream of every history token."""
-        config, dtype = self.config, self.config.compute_dtype.value
+        config, dtype = self.config, self.config.compute_dtype.dtype
         drop = nn.Dropout(config.dropout, deterministic=deterministic)
         normed = nn.RMSNorm(dtype=dtype, name="attention_norm")(tokens)
         attention = Attention(

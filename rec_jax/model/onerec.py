@@ -63,7 +63,7 @@ class DecoderCache:
     """[Y, B, K, P, H, X]."""
 
 
-def init_params(config: OneRecConfig, *, key: Key) -> Params:
+def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
     """Initialises all parameters, float32.
 
     Args:
@@ -76,7 +76,7 @@ def init_params(config: OneRecConfig, *, key: Key) -> Params:
     """
     embeddings_key, encoder_key, decoder_key = jax.random.split(key, 3)
     length, width = config.num_levels + 1, config.d_model
-    tokens = jnp.zeros((1, length, width), config.compute_dtype.value)
+    tokens = jnp.zeros((1, length, width), config.compute_dtype.dtype)
     heads = jnp.zeros((1, length, config.num_heads, config.head_dim), tokens.dtype)
     visible = jnp.ones((1, 1, length), bool)
     causal = jnp.ones((1, length, length), bool)
@@ -119,7 +119,7 @@ def apply(
     params: Params,
     batch: SessionBatch,
     *,
-    key: Key | None = None,
+    key: Key[Array, ""] | None = None,
     mesh: Mesh | None = None,
 ) -> OneRecOutput:
     """Scores every code of every target item given the codes before it (teacher forcing).
@@ -150,7 +150,7 @@ def apply(
     layer = DecoderLayer(config, mesh)
 
     def layer_function(
-        layer_params: Params, tokens_B1TD: Array, _: None, layer_key: Key | None
+        layer_params: Params, tokens_B1TD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, MoeAux]:
         variables = {"params": layer_params}
         cross = layer.apply(variables, encoded_BSD, method="cross_keys_values")
@@ -214,7 +214,7 @@ def init_cache(config: OneRecConfig, batch_size: int, num_beams: int) -> Decoder
         config.num_heads,
         config.head_dim,
     )
-    empty = jnp.zeros(shape, config.compute_dtype.value)
+    empty = jnp.zeros(shape, config.compute_dtype.dtype)
     return DecoderCache(keys=empty, values=empty)
 
 
@@ -288,7 +288,7 @@ def _encode_tokens(
     history_codes: Int[Array, "B N L"],
     history_mask: Bool[Array, "B N"],
     *,
-    key: Key | None = None,
+    key: Key[Array, ""] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Runs the encoder; returns its output and the mask of real tokens."""
@@ -296,7 +296,7 @@ def _encode_tokens(
     layer = EncoderLayer(config)
 
     def layer_function(
-        layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key | None
+        layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, None]:
         tokens_BSD = layer.apply(
             {"params": layer_params},
@@ -332,7 +332,7 @@ def _embedded_session(
 
 def _norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
     """The final norm of the encoder or the decoder."""
-    return nn.RMSNorm(dtype=config.compute_dtype.value).apply({"params": params}, tokens)
+    return nn.RMSNorm(dtype=config.compute_dtype.dtype).apply({"params": params}, tokens)
 
 
 def _constrain(tokens: Array, mesh: Mesh | None) -> Array:
