@@ -7,6 +7,7 @@ import dataclasses
 import textwrap
 from collections.abc import Callable
 
+from rec_jax.baselines.item_knn import ItemKnnChoice
 from rec_jax.evaluate import EvaluationReport, MethodRow
 from rec_jax.ranking_metrics import Interval
 
@@ -84,6 +85,37 @@ def report_tables(report: EvaluationReport) -> tuple[Table, ...]:
 def report_text(report: EvaluationReport) -> str:
     """All tables of a report as one text."""
     return "\n\n".join(to_text(table) for table in report_tables(report))
+
+
+def choice_table(name: str, choice: ItemKnnChoice) -> Table:
+    """What was tried for an item-kNN on validation, windows sideways, the best one starred.
+
+    Args:
+      name: the method's name.
+      choice: all trials.
+
+    Returns:
+      Recall at the grid's k of every trial.
+    """
+    windows = sorted({trial.config.window for trial in choice.trials})
+    rows: dict[tuple[int, float], dict[int, str]] = {}
+    for trial in choice.trials:
+        star = "*" if trial == choice.best else ""
+        cells = rows.setdefault((trial.config.distance, trial.config.shrinkage), {})
+        cells[trial.config.window] = f"{star}{trial.recall:.4f}"
+    return Table(
+        title=f"{name}: Recall on validation",
+        note="Window: history items that vote. Shrinkage: added to the cosine's denominator. "
+        "Distance: steps within which items keep company. *: chosen.",
+        header=("company, shrinkage", *(f"window {window}" for window in windows)),
+        rows=tuple(
+            (
+                f"{f'distance {distance}' if distance else 'whole profile'}, {shrinkage:g}",
+                *(cells.get(window, ABSENT) for window in windows),
+            )
+            for (distance, shrinkage), cells in rows.items()
+        ),
+    )
 
 
 def interval_text(interval: Interval | None) -> str:

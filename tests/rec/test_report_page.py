@@ -1,0 +1,218 @@
+"""The page: whole, self-contained, escaped, readable without seeing; and its pictures."""
+
+import html.parser
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from core_jax.errors import DataError
+from rec_jax import plots
+from rec_jax.baselines.item_knn import ItemKnnChoice, ItemKnnConfig, ItemKnnTrial
+from rec_jax.evaluate import EvaluateConfig, EvaluationCase, MethodLists, evaluate
+from rec_jax.evaluation_tables import Table, choice_table
+from rec_jax.recommend import ItemWords, Sample, SessionWords
+from rec_jax.report_page import Plot, ReportInputs, page_html, write_page
+
+EVIL = '<script>alert(1)</script> & "Tom\'s" <b>'
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Outline(html.parser.HTMLParser):
+    """Collects tags and their attributes, and checks that every tag is closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(page)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def make_report():
+    rng = np.random.default_rng(0)
+    order = np.stack([rng.permutation(31) for _ in range(11)])
+    case = EvaluationCase(
+        targets=order[:, :3], history=order[:, 3:7], item_counts=rng.integers(1, 9, size=31)
+    )
+    methods = [
+        MethodLists(name="popularity", items=order[:, 7:12]),
+        MethodLists(
+            name="OneRec session-wise",
+            items=order[:, [0, 20, 21, 2, 22]],
+            sessions=order[:, :3],
+            code_entropy=(2.5, 0.5),
+        ),
+        MethodLists(name=EVIL, items=order[:, 13:18]),
+    ]
+    config = EvaluateConfig(ks=(3, 5), bootstrap_samples=53)
+    pairs = [("OneRec session-wise", "popularity")]
+    return evaluate(methods, case, config, compare=pairs, key=jax.random.key(0))
+
+
+def make_inputs(folder):
+    folder.mkdir(exist_ok=True)
+    plots.plot_loss(folder / "loss.png", train_steps=[1, 2, 3], train_losses=[3.0, 2.0, 1.5])
+    item = ItemWords(item_id="1", title=EVIL, categories=(EVIL,), is_hit=True, score=-1.0)
+    return ReportInputs(
+        title=f"Run {EVIL}",
+        summary={"data": EVIL},
+        evaluation=make_report(),
+        plots=(Plot(path=str(folder / "loss.png"), caption=EVIL, description=EVIL),),
+        semantic_ids=(Table(title=EVIL, note=EVIL, header=("a", EVIL), rows=(("b", EVIL),)),),
+        samples=(
+            Sample(
+                heading=EVIL,
+                num_history=7,
+                history=(item,),
+                sessions=(SessionWords(score=-1.0, items=(item,)),),
+                targets=(item,),
+            ),
+        ),
+        counts={"events": 12345},
+        drops={"duplicate_row": 3},
+        config={"model": {"name": EVIL}},
+    )
+
+
+def test_page_is_one_self_contained_well_formed_file(tmp_path):
+    path = write_page(make_inputs(tmp_path / "report"), tmp_path / "report")
+    assert path == tmp_path / "report" / "index.html"
+    page = path.read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert not outline.all("script") and not outline.all("link")
+    for attrs in (attrs for _, attrs in outline.tags):
+        assert not (attrs.get("src") or "data:").partition("data:")[0]
+        assert (attrs.get("href") or "#").startswith("#")
+    assert "http:" not in page and "https:" not in page and "url(" not in page
+
+
+def test_every_text_is_escaped(tmp_path):
+    page = page_html(make_inputs(tmp_path))
+    assert "<script" not in page and "<b>" not in page
+    outline = Outline(page)
+    text = "".join(outline.text)
+    assert text.count("alert(1)") >= 12  # title, summary, rows, caption, table, items, settings
+    assert outline.all("img")[0]["alt"] == EVIL
+
+
+def test_page_is_readable_without_seeing(tmp_path):
+    outline = Outline(page_html(make_inputs(tmp_path)))
+    assert outline.all("html")[0]["lang"] == "en"
+    assert len(outline.all("h1")) == len(outline.all("main")) == 1
+    assert all(attrs.get("alt") for attrs in outline.all("img"))
+    assert all(attrs.get("scope") in ("col", "row") for attrs in outline.all("th"))
+    assert len(outline.all("caption")) == len(outline.all("table")) >= 6
+    levels = [int(tag[1]) for tag, _ in outline.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert all(deeper <= level + 1 for level, deeper in itertools.pairwise(levels))
+    assert outline.text.count("hit") == 3  # a hit is a word, not only a colour
+
+
+def test_links_lead_to_sections_and_counts_are_told(tmp_path):
+    outline = Outline(page_html(make_inputs(tmp_path)))
+    anchors = {attrs["href"][1:] for attrs in outline.all("a")}
+    assert anchors == {attrs["id"] for attrs in outline.all("section")}
+    text = "".join(outline.text)
+    assert "12,345" in text and "duplicate row" in text and "Paired differences" in text
+
+
+def test_picture_has_its_size(tmp_path):
+    image = Outline(page_html(make_inputs(tmp_path))).all("img")[0]
+    assert image["width"] == str(8 * plots.DOTS_PER_INCH) and int(image["height"]) > 100
+
+
+def test_empty_parts_are_left_out():
+    outline = Outline(page_html(ReportInputs(title="T", summary={})))
+    assert not outline.all("section") and not outline.all("a")
+
+
+def test_missing_or_other_pictures_are_errors(tmp_path):
+    other = tmp_path / "other.png"
+    for message in ("does not exist", "is no PNG"):
+        inputs = ReportInputs(
+            title="T", summary={}, plots=(Plot(path=str(other), caption="", description="x"),)
+        )
+        with pytest.raises(DataError, match=message):
+            page_html(inputs)
+        other.write_text("GIF89a")
+
+
+def png_size(path):
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+def test_every_plot_is_drawn_at_page_width(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "plot.png"
+    draw = {
+        "loss": lambda: plots.plot_loss(
+            path,
+            train_steps=[1, 2, 3],
+            train_losses=[3.0, 2.0, 1.0],
+            valid_steps=[2],
+            valid_losses=[2.5],
+            best_step=2,
+        ),
+        "codes": lambda: plots.plot_code_usage(
+            path, counts=[np.full(7, 3), rng.integers(0, 5, size=11), np.zeros(3, np.int32)]
+        ),
+        "load": lambda: plots.plot_expert_load(path, load=rng.random((2, 5)) + 0.1),
+        "many": lambda: plots.plot_expert_load(path, load=rng.random((17, 29)) + 0.1),
+        "recall": lambda: plots.plot_recall(path, report=make_report()),
+    }
+    for name, plot in draw.items():
+        plot()
+        assert png_size(path)[0] == 8 * plots.DOTS_PER_INCH, name
+        path.unlink()
+
+
+def test_plots_of_nothing_are_errors(tmp_path):
+    path = tmp_path / "plot.png"
+    with pytest.raises(DataError, match="one loss per step"):
+        plots.plot_loss(path, train_steps=[1, 2], train_losses=[1.0])
+    with pytest.raises(DataError, match="at least one level"):
+        plots.plot_code_usage(path, counts=[])
+    with pytest.raises(DataError, match="a layer has none"):
+        plots.plot_expert_load(path, load=np.array([[1.0, 2.0], [0.0, 0.0]]))
+    assert not path.exists()
+
+
+def test_smoothing_keeps_length_mean_of_a_line_and_constants():
+    line = np.linspace(0, 1, 401)
+    smooth = plots._smoothed(line)
+    assert smooth.shape == line.shape
+    np.testing.assert_allclose(smooth[10:-10], line[10:-10])
+    np.testing.assert_allclose(plots._smoothed(np.full(53, 7.0)), 7.0)
+
+
+def test_choice_table_stars_the_best_trial():
+    trials = tuple(
+        ItemKnnTrial(
+            config=ItemKnnConfig(window=window, shrinkage=shrinkage, distance=2),
+            recall=recall,
+            ndcg=0.0,
+        )
+        for window, shrinkage, recall in [(1, 0.0, 0.1), (3, 0.0, 0.3), (1, 5.0, 0.2)]
+    )
+    table = choice_table("item-kNN", ItemKnnChoice(best=trials[1], trials=trials))
+    assert table.header[1:] == ("window 1", "window 3")
+    assert table.rows == (
+        ("distance 2, 0", "0.1000", "*0.3000"),
+        ("distance 2, 5", "0.2000", "-"),
+    )
