@@ -13,6 +13,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
 IN = $(VENV)/bin
+INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --editable
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --doctest-modules $(PACKAGES) tests
@@ -61,9 +62,9 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.main: $(VENV)/.made setup.py requirements.txt
-	$(IN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(INSTALL) .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.main setup.py requirements.txt
-	$(IN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+$(VENV)/.dev: $(VENV)/.made setup.py requirements.txt
+	$(INSTALL) '.[dev]'
+	@touch $(VENV)/.main $@
