@@ -117,7 +117,7 @@ def block_sessions(
         positions=positions_SM.ravel(),
         num_consumed=(events.is_consumed[event_SM] & is_new.reshape(positions_SM.shape)).sum(1),
         watch_ms=events.watch_ms[event_SM].sum(1),
-        is_strong=events.is_strong[event_SM].any(1),
+        is_strong=np.any(events.is_strong[event_SM], axis=1),
     )
 
 

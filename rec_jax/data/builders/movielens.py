@@ -14,7 +14,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -151,7 +151,9 @@ class MovielensLog(tfds.core.GeneratorBasedBuilder):
 
     def _variant_and_table(self) -> tuple[str, str]:
         """Splits the configuration's name at its last hyphen."""
-        variant, _, table = self.builder_config.name.rpartition("-")
+        config = self.builder_config
+        assert config is not None  # the base class insists on one of BUILDER_CONFIGS
+        variant, _, table = config.name.rpartition("-")
         return variant, table
 
 
@@ -215,9 +217,9 @@ def _read_back(
             builder.download_and_prepare()
         finally:
             tfds.enable_progress_bar()
-    records = builder.as_data_source(table)
+    records = cast(Any, builder).as_data_source(table)
     examples = records.__getitems__(range(len(records)))
-    features = list(builder.info.features)
+    features = list(examples[0])
     if table == "ratings":
         return pl.DataFrame(
             {name: np.concatenate([example[name] for example in examples]) for name in features}
