@@ -1,5 +1,6 @@
 """The page: whole, self-contained, escaped, readable without seeing; and its pictures."""
 
+import functools
 import html.parser
 import itertools
 
@@ -43,6 +44,7 @@ class Outline(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
+@functools.cache
 def make_report():
     rng = np.random.default_rng(0)
     order = np.stack([rng.permutation(31) for _ in range(11)])
