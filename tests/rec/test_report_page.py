@@ -3,6 +3,7 @@
 import functools
 import html.parser
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -13,8 +14,11 @@ from rec_jax import plots
 from rec_jax.baselines.item_knn import ItemKnnChoice, ItemKnnConfig, ItemKnnTrial
 from rec_jax.evaluate import EvaluateConfig, EvaluationCase, MethodLists, evaluate
 from rec_jax.evaluation_tables import Table, choice_table
+from rec_jax.quality_tables import quality_tables
 from rec_jax.recommend import ItemWords, Sample, SessionWords
 from rec_jax.report_page import Plot, ReportInputs, page_html, write_page
+from rec_jax.semantic_ids.codebook import Codebook
+from rec_jax.semantic_ids.quality import quality_report
 
 EVIL = '<script>alert(1)</script> & "Tom\'s" <b>'
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -218,3 +222,23 @@ def test_choice_table_stars_the_best_trial():
         ("distance 2, 0", "0.1000", "*0.3000"),
         ("distance 2, 5", "0.2000", "-"),
     )
+
+
+def test_quality_tables_read_what_the_report_writes():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(13, 5)).astype(np.float32)
+    centroids = tuple(rng.normal(size=(size, 5)).astype(np.float32) for size in (3, 2))
+    codes = np.stack([np.arange(13) % 3, np.arange(13) % 2], axis=1).astype(np.int32)
+    report = quality_report(Codebook(centroids=centroids, settings={}), embeddings, codes)
+    whole, levels = quality_tables(json.loads(json.dumps(report.to_dict())))
+    assert whole.rows[0][1:] == (
+        f"{report.catalogue.reconstruction_loss:.4f}",
+        f"{report.nearest.reconstruction_loss:.4f}",
+    )
+    assert [row[0] for row in levels.rows] == ["1", "2"]
+    assert (
+        levels.rows[0][1] == "100.0% of 3"
+        and levels.rows[1][levels.header.index("largest bucket, catalogue")] == "7"
+    )
+    for table in (whole, levels):
+        assert all(len(row) == len(table.header) for row in table.rows)
