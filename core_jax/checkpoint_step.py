@@ -4,9 +4,12 @@ Orbax notices neither a flipped bit nor a dtype that it casts on reading, so wha
 against the leaf table in the JSON part, which has a sha256 of itself.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -27,6 +30,7 @@ from core_jax.leaf_table import (
 
 _T = TypeVar("_T")
 _FORMAT = 1
+_STRAY_SECONDS = 0.3
 
 
 class DamagedError(Exception):
@@ -107,7 +111,8 @@ def _read_leaves(folder: epath.Path, abstract_tree: PyTree) -> PyTree:
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
         partial_restore=True,
     )
-    found = named_leaves(ocp.PyTreeCheckpointHandler().restore(folder, args=arguments))
+    with _strays_silenced():
+        found = named_leaves(ocp.PyTreeCheckpointHandler().restore(folder, args=arguments))
     leaves = []
     for path, target in targets.items():
         empty = data[path]
@@ -118,6 +123,29 @@ def _read_leaves(folder: epath.Path, abstract_tree: PyTree) -> PyTree:
             leaf = jax.random.wrap_key_data(leaf, impl=target.dtype)
         leaves.append(leaf)
     return jax.tree.structure(abstract_tree).unflatten(leaves)
+
+
+@contextlib.contextmanager
+def _strays_silenced() -> Iterator[None]:
+    """Silences the reads that go on after another has failed.
+
+    When one array cannot be read, Orbax closes its event loop under the reads of the others, and
+    each prints a traceback from a thread of its own. The failure itself is raised as it is.
+    """
+    before = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = report
+    try:
+        yield
+    except Exception:
+        time.sleep(_STRAY_SECONDS)
+        raise
+    finally:
+        sys.unraisablehook = before
 
 
 def _to_stored(state: PyTree) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def fit(
         )
         trace = stack.enter_context(TraceWindow(folder / "trace", config.profile_steps))
         preempted = stack.enter_context(_preemption())
-        key = jax.device_put(key, replicated(mesh))
+        key = _replicate_key(key, mesh)
         stop = False
         for step in range(start + 1, config.num_steps + 1):
             with timer.input():
@@ -254,6 +254,13 @@ def _mesh_of(state: TrainState) -> Mesh:
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         raise ConfigError(f"the state lies on {sharding}, not on a mesh; make it with init_state")
     return sharding.mesh
+
+
+def _replicate_key(key: jax.Array, mesh: Mesh) -> jax.Array:
+    """Returns the key on every device of the mesh, those of other processes included."""
+    words = jax.device_get(jax.random.key_data(key))
+    placed = jax.make_array_from_process_local_data(replicated(mesh), words, words.shape)
+    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(key))
 
 
 def _resume(

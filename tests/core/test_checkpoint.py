@@ -16,12 +16,6 @@ from core_jax.checkpoint import Checkpoints, restore_params
 from core_jax.errors import CheckpointError
 from core_jax.leaf_table import leaf_table
 
-# When one array cannot be read, Orbax closes its event loop under the reads of the others, which
-# then complain from a thread of their own. Harmless, but not ours to prevent.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"
-)
-
 POSITION = {"batch": 7, "nested": {"seed": [1, 2]}}
 
 
