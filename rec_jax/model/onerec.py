@@ -20,11 +20,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from core_jax.arrays import Array, Bool, Float, Int, Key, Params, PyTree
 from core_jax.mesh import BATCH_AXES
 from core_jax.nn.stack import init_stack, run_stack
+from core_jax.sharding import match_rules
 from rec_jax.batch import SessionBatch
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.decoder import DecoderLayer, KeysValues
 from rec_jax.model.embeddings import BOS, Embeddings, init_embeddings, item_tokens
 from rec_jax.model.encoder import EncoderLayer
+from rec_jax.model.shardings import RULES
 from rec_jax.moe.layer import MoeAux
 
 
@@ -100,6 +102,16 @@ def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
             "norm": norm,
         },
     }
+
+
+def abstract_params(config: OneRecConfig, mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings of the parameters on a mesh, without making any."""
+    abstract = jax.eval_shape(lambda: init_params(config, key=jax.random.key(0)))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        match_rules(RULES, abstract, mesh),
+    )
 
 
 class _InitDecoderLayer(nn.Module):

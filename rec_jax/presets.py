@@ -1,0 +1,254 @@
+"""Presets: functions that return a full configuration, with its cost and what to expect.
+
+Dimension key: none.
+"""
+
+import dataclasses
+
+from core_jax.loop import LoopConfig
+from core_jax.nn.feed_forward import Activation
+from core_jax.nn.linear import ComputeDtype
+from core_jax.nn.stack import Remat
+from core_jax.optim import OptimConfig, Schedule
+from rec_jax.config import (
+    GenerateConfig,
+    MovielensConfig,
+    PipelineConfig,
+    PretrainConfig,
+    TargetOrder,
+)
+from rec_jax.data.own_logs import OwnLogConfig
+from rec_jax.data.session_config import (
+    EventRule,
+    EventRuleConfig,
+    QualityConfig,
+    SessionConfig,
+    SessionRule,
+    SplitConfig,
+    SplitRule,
+    TrainWindows,
+)
+from rec_jax.model.config import OneRecConfig
+from rec_jax.moe.router import Balance
+from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
+from rec_jax.semantic_ids.residual import SemanticIdConfig
+
+
+def demo() -> PipelineConfig:
+    """MovieLens-100k on a CPU: semantic IDs, OneRec, evaluation, report.
+
+    1.7 million parameters, 0.9 million active per token. About 10 minutes on 2 cores without an
+    accelerator; `docs/benchmarks.md` has the measured times and results.
+    """
+    return PipelineConfig(
+        run_dir="runs/demo",
+        log=MovielensConfig(variant="100k"),
+        sessions=SessionConfig(
+            rule=SessionRule.FIXED_BLOCKS,
+            session_items=5,
+            history_items=20,
+            positive=EventRuleConfig(
+                rule=EventRule.THRESHOLD, column="rating", threshold=4.0
+            ),
+            train_windows=TrainWindows.SLIDING,
+            train_stride=1,
+            min_positives=10,
+        ),
+        embeddings=EmbeddingConfig(kind=EmbeddingKind.CONCAT),
+        semantic_ids=SemanticIdConfig(level_sizes=(41, 41)),
+        model=OneRecConfig(
+            history_items=10,
+            session_items=5,
+            d_model=128,
+            num_heads=4,
+            head_dim=32,
+            d_ff=512,
+            num_encoder_layers=2,
+            num_decoder_layers=2,
+            num_experts=8,
+            experts_per_token=2,
+            d_expert=256,
+            dropout=0.1,
+            scan_unroll=2,
+        ),
+        optim=OptimConfig(
+            learning_rate=2e-3,
+            schedule=Schedule.COSINE,
+            warmup_steps=100,
+            final_fraction=0.02,
+            weight_decay=0.01,
+            no_decay=(r"norm/scale$", r"router/bias$"),
+            beta2=0.98,
+            clip_norm=1.0,
+        ),
+        pretrain=PretrainConfig(
+            batch_size=128,
+            target_order=TargetOrder.SHUFFLED,
+            loop=LoopConfig(num_steps=700, evaluate_every=100, checkpoint_every=100),
+            pointwise_steps=300,
+        ),
+    )
+
+
+def demo_tiny() -> PipelineConfig:
+    """The demo shrunk to about a minute: every stage for real, results not worth reading."""
+    config = demo()
+    return dataclasses.replace(
+        config,
+        run_dir="runs/demo_tiny",
+        model=dataclasses.replace(
+            config.model,
+            history_items=5,
+            d_model=32,
+            num_heads=2,
+            head_dim=16,
+            d_ff=64,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            d_expert=32,
+        ),
+        optim=dataclasses.replace(config.optim, warmup_steps=5),
+        pretrain=PretrainConfig(
+            batch_size=64,
+            target_order=TargetOrder.SHUFFLED,
+            loop=LoopConfig(num_steps=20, log_every=5, evaluate_every=10, checkpoint_every=10),
+            pointwise_steps=10,
+        ),
+        generate=GenerateConfig(session_beams=4, item_beams=16, batch_size=128),
+        evaluate=dataclasses.replace(config.evaluate, bootstrap_samples=200, legality_users=64),
+    )
+
+
+def demo_gpu() -> PipelineConfig:
+    """MovieLens-1M on one 24 GB card: the demo's job, larger, in bfloat16.
+
+    25 million parameters; sized for a 24 GB card, not yet run on one.
+    """
+    config = demo()
+    return dataclasses.replace(
+        config,
+        run_dir="runs/demo_gpu",
+        log=MovielensConfig(variant="1m"),
+        sessions=dataclasses.replace(config.sessions, history_items=50, train_stride=5),
+        semantic_ids=SemanticIdConfig(level_sizes=(64, 64)),
+        model=dataclasses.replace(
+            config.model,
+            history_items=50,
+            d_model=256,
+            num_heads=8,
+            d_ff=1024,
+            num_encoder_layers=4,
+            num_decoder_layers=4,
+            num_experts=24,
+            d_expert=512,
+            compute_dtype=ComputeDtype.BFLOAT16,
+        ),
+        pretrain=PretrainConfig(
+            batch_size=512,
+            target_order=TargetOrder.SHUFFLED,
+            loop=LoopConfig(num_steps=20_000, evaluate_every=1000, checkpoint_every=1000),
+        ),
+        generate=GenerateConfig(session_beams=128, item_beams=128, batch_size=64),
+    )
+
+
+def onerec_0p1b() -> PipelineConfig:
+    """OneRec at the paper's 0.1B size on your own log, for a small accelerator slice.
+
+    The paper gives 24 experts of which 2 are active, n = 256, m = 5 and 3 levels of 8,192 codes,
+    not widths or depths: those are ours. `tests/rec/test_presets.py` counts the parameters.
+    """
+    return _paper(
+        run_dir="runs/onerec_0p1b",
+        model=OneRecConfig(
+            history_items=256,
+            session_items=5,
+            d_model=384,
+            num_heads=6,
+            head_dim=64,
+            d_ff=1536,
+            num_encoder_layers=4,
+            num_decoder_layers=4,
+            num_experts=24,
+            experts_per_token=2,
+            d_expert=896,
+            activation=Activation.GELU,
+            balance=Balance.LOSS_FREE,
+            compute_dtype=ComputeDtype.BFLOAT16,
+            remat=Remat.DOTS,
+        ),
+        batch_size=512,
+    )
+
+
+def onerec_1b() -> PipelineConfig:
+    """OneRec at the paper's 1B size on your own log, for a pod slice.
+
+    The paper gives 24 experts of which 2 are active, n = 256, m = 5 and 3 levels of 8,192 codes,
+    not widths or depths: those are ours. `tests/rec/test_presets.py` counts the parameters.
+    """
+    return _paper(
+        run_dir="runs/onerec_1b",
+        model=OneRecConfig(
+            history_items=256,
+            session_items=5,
+            d_model=1024,
+            num_heads=16,
+            head_dim=64,
+            d_ff=4096,
+            num_encoder_layers=4,
+            num_decoder_layers=4,
+            num_experts=24,
+            experts_per_token=2,
+            d_expert=4096,
+            activation=Activation.GELU,
+            balance=Balance.LOSS_FREE,
+            compute_dtype=ComputeDtype.BFLOAT16,
+            remat=Remat.FULL,
+        ),
+        batch_size=1024,
+    )
+
+
+def _paper(*, run_dir: str, model: OneRecConfig, batch_size: int) -> PipelineConfig:
+    """What the paper's sizes share (Deng et al., 2025, arXiv:2502.18965, Section 5.1.1)."""
+    return PipelineConfig(
+        run_dir=run_dir,
+        log=OwnLogConfig(path="interactions.parquet", items_path="items.parquet"),
+        sessions=SessionConfig(
+            rule=SessionRule.TIME_GAP,
+            session_items=5,
+            history_items=256,
+            quality=QualityConfig(min_items=5, watch_time_quantile=0.5),
+            split=SplitConfig(rule=SplitRule.TEMPORAL),
+        ),
+        embeddings=EmbeddingConfig(kind=EmbeddingKind.CONCAT),
+        semantic_ids=SemanticIdConfig(level_sizes=(8192, 8192, 8192)),
+        model=model,
+        optim=OptimConfig(
+            learning_rate=2e-4,
+            schedule=Schedule.COSINE,
+            warmup_steps=2000,
+            final_fraction=0.1,
+            weight_decay=0.01,
+            no_decay=(r"norm/scale$", r"router/bias$"),
+            clip_norm=1.0,
+        ),
+        pretrain=PretrainConfig(
+            batch_size=batch_size,
+            loop=LoopConfig(
+                num_steps=200_000, log_every=50, evaluate_every=5000, checkpoint_every=2000
+            ),
+        ),
+        generate=GenerateConfig(session_beams=128, item_beams=128, batch_size=32),
+    )
+
+
+PRESETS = {
+    "demo": demo,
+    "demo_tiny": demo_tiny,
+    "demo_gpu": demo_gpu,
+    "onerec_0p1b": onerec_0p1b,
+    "onerec_1b": onerec_1b,
+}
+"""Presets of the OneRec jobs by name."""
