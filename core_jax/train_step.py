@@ -69,23 +69,13 @@ def make_train_step(
             objective, state.params, batch, step_key, mesh, state_shardings.params, num_microbatches
         )
         finite = jnp.isfinite(loss.total / loss.count) & jnp.isfinite(optax.tree.norm(grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        skipped = (~finite).astype(jnp.int32)
         added = {"loss": loss, "grad_norm": _single(loss_gradient_norm(grads))}
         if schedule is not None:
             added["learning_rate"] = _single(schedule(state.step - state.skipped_total))
         zeros = jax.tree.map(jnp.zeros_like, metrics | added)
         metrics = _select(finite, _join(metrics, added), zeros)
-        metrics["skipped"] = _single(skipped.astype(jnp.float32))
-        next_state = TrainState(
-            step=state.step + 1,
-            params=_select(finite, params, state.params),
-            opt_state=_select(finite, opt_state, state.opt_state),
-            skipped_total=state.skipped_total + skipped,
-            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
-        )
-        return next_state, metrics
+        metrics["skipped"] = _single((~finite).astype(jnp.float32))
+        return _advance(optimizer, state, grads, finite), metrics
 
     return jax.jit(
         train_step,
@@ -146,6 +136,21 @@ def _accumulate(
         loss, metrics = jax.tree.map(lambda parts: jnp.sum(parts, axis=0), stacked)
     grads = jax.tree.map(lambda grad: grad / loss.count, grads)
     return loss, metrics, grads
+
+
+def _advance(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: Params, finite: PyTree
+) -> TrainState:
+    """The next state: updated where `finite` (scalar bool), else only counted."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(
+        step=state.step + 1,
+        params=_select(finite, params, state.params),
+        opt_state=_select(finite, opt_state, state.opt_state),
+        skipped_total=state.skipped_total + (~finite).astype(jnp.int32),
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
 
 
 def _split(batch: PyTree, num_microbatches: int, mesh: Mesh) -> PyTree:
