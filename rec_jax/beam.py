@@ -1,0 +1,117 @@
+"""Beam search over whole sessions, under the catalogue constraint, as one compiled function.
+
+Dimension key: B batch, K beams, N history items, H excluded items, L code levels, W candidates
+per beam.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from core_jax.arrays import Array, Bool, Int, Params
+from rec_jax.model.config import OneRecConfig
+from rec_jax.semantic_ids.prefix_index import PrefixIndex
+from rec_jax.session_decoding import (
+    BeamConfig,
+    Beams,
+    Candidates,
+    Selection,
+    check_request,
+    write_sessions,
+)
+
+__all__ = ["BeamConfig", "Beams", "beam_search", "select_best"]
+
+
+def beam_search(
+    model_config: OneRecConfig,
+    config: BeamConfig,
+    params: Params,
+    index: PrefixIndex,
+    history_codes: Int[Array, "B N L"],
+    history_mask: Bool[Array, "B N"],
+    history_items: Int[Array, "B H"],
+    *,
+    mesh: Mesh | None = None,
+) -> Beams:
+    """Finds the most probable sessions of every user.
+
+    A session's score is the sum of log-softmax values over the codes of each level, not
+    renormalised over the legal ones. No semantic ID occurs twice in a session, and with
+    `exclude_history` no item of the history occurs; where items share a semantic ID, the session
+    gets its most popular item outside the history. One beam is greedy decoding.
+
+    Args:
+      model_config: architecture.
+      config: beams, items per session, constraint.
+      params: the model's parameters.
+      index: the catalogue.
+      history_codes: semantic IDs of the history, right-aligned.
+      history_mask: True at real history items.
+      history_items: items to leave out if `config.exclude_history`, in any order; -1 is padding.
+        May hold more items than the model reads.
+      mesh: device mesh that users are sharded over, or None.
+
+    Returns:
+      K sessions per user, best first.
+
+    Raises:
+      ConfigError: more beams or items than model or catalogue have, or another catalogue's model.
+    """
+    check_request(model_config, config, index, history_codes)
+    return _beam_search(
+        model_config, config, params, index, history_codes, history_mask, history_items, mesh
+    )
+
+
+def select_best(candidates: Candidates, num_beams: int) -> Selection:
+    """Takes the codes that give the `num_beams` best scores over all beams of a user.
+
+    Ties go to the better beam, then to the smaller code.
+    """
+    log_probs_BKW, scores_BK = candidates.log_probs, candidates.scores
+    batch_size, _, width = log_probs_BKW.shape
+    totals_BX = (scores_BK[..., None] + log_probs_BKW).reshape(batch_size, -1)
+    num_missing = max(0, num_beams - totals_BX.shape[-1])
+    totals_BX = jnp.pad(totals_BX, ((0, 0), (0, num_missing)), constant_values=-jnp.inf)
+    best_BK, index_BK = jax.lax.top_k(totals_BX, num_beams)
+    index_BK = jnp.where(best_BK > -jnp.inf, index_BK, 0)
+    parents_BK, choices_BK = index_BK // width, index_BK % width
+    flat_BX = log_probs_BKW.reshape(batch_size, -1)
+    taken_BK = jnp.take_along_axis(flat_BX, index_BK, axis=1)
+    return Selection(
+        parents=parents_BK,
+        choices=choices_BK,
+        log_probs=jnp.where(best_BK > -jnp.inf, taken_BK, -jnp.inf),
+    )
+
+
+def _search(
+    model_config: OneRecConfig,
+    config: BeamConfig,
+    params: Params,
+    index: PrefixIndex,
+    history_codes: Int[Array, "B N L"],
+    history_mask: Bool[Array, "B N"],
+    history_items: Int[Array, "B H"],
+    mesh: Mesh | None,
+) -> Beams:
+    """The pure function behind `beam_search`."""
+
+    def select(candidates: Candidates) -> Selection:
+        return select_best(candidates, config.num_beams)
+
+    return write_sessions(
+        model_config,
+        config,
+        params,
+        index,
+        history_codes,
+        history_mask,
+        history_items,
+        select,
+        mesh,
+    )
+
+
+_beam_search = jax.jit(_search, static_argnames=("model_config", "config", "mesh"))
