@@ -22,7 +22,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from core_jax.arrays import Array, Bool, Float, Int, Key
+from core_jax.arrays import Array, Bool, Float, Int, Key, PyTree
 from rec_jax.semantic_ids.kmeans import (
     EXACT,
     KMeansResult,
@@ -76,7 +76,8 @@ def balanced_kmeans(
     num_points = points.shape[0]
     check_sizes(num_points, num_clusters, iterations)
     block = min(max(BLOCK_ELEMENTS // num_points, 1), num_clusters)
-    return _fit(points, iterations, key, num_clusters=num_clusters, order=order, block=block)
+    passes = jnp.asarray(iterations)
+    return _fit(points, passes, key, num_clusters=num_clusters, order=order, block=block)
 
 
 def cluster_sizes(num_points: int, num_clusters: int) -> Int[Array, "K"]:
@@ -92,7 +93,7 @@ def cluster_sizes(num_points: int, num_clusters: int) -> Int[Array, "K"]:
 @functools.partial(jax.jit, static_argnames=("num_clusters", "order", "block"))
 def _fit(
     points_ID: Array,
-    iterations: int,
+    iterations: Array,
     key: Array,
     *,
     num_clusters: int,
@@ -173,5 +174,5 @@ def _greedy_pass(
 class _Picked:
     """What the clusters visited so far have taken; -1 marks points that nobody has taken."""
 
-    assignment_I: Int[Array, "I"]
-    centroids_KD: Float[Array, "K D"]
+    assignment_I: PyTree
+    centroids_KD: PyTree

@@ -125,8 +125,9 @@ def save_arrays(
         raise ConfigError(f"'{path}' must end in .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    content: dict[str, Any] = {**arrays, "facts": json.dumps(facts), "fingerprint": fingerprint}
     with partial.open("wb") as file:
-        np.savez(file, facts=json.dumps(facts), fingerprint=fingerprint, **arrays)
+        np.savez(file, **content)
     partial.replace(path)
 
 

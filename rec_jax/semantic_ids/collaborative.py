@@ -123,7 +123,7 @@ def fill_unseen(
         jnp.asarray(features[is_seen]),
         jnp.asarray(factors[is_seen]),
         jnp.asarray(features[~is_seen]),
-        config.ridge,
+        jnp.asarray(config.ridge, jnp.float32),
     )
     filled = factors.copy()
     filled[~is_seen] = np.asarray(predicted)
@@ -131,7 +131,7 @@ def fill_unseen(
 
 
 @jax.jit
-def _ridge_predict(known_SF: Array, factors_SD: Array, new_UF: Array, ridge: float) -> Array:
+def _ridge_predict(known_SF: Array, factors_SD: Array, new_UF: Array, ridge: Array) -> Array:
     """Ridge regression with an unpenalised intercept."""
     mean_1F, mean_1D = known_SF.mean(axis=0, keepdims=True), factors_SD.mean(axis=0, keepdims=True)
     centred_SF = known_SF - mean_1F

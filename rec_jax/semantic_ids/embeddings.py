@@ -72,8 +72,9 @@ def item_embeddings(
     """Embeds every item of the catalogue.
 
     Rows of text features and of collaborative factors are scaled to length 1, so that distance is
-    angle (predicted factors keep their length: the surer, the longer); each part is standardised (`standardise`), and in `concat` weighted:
-    |a - b|^2 = w |text_a - text_b|^2 + (1 - w) |factors_a - factors_b|^2 with w = `text_weight`.
+    angle (predicted factors keep their length: the surer, the longer). Each part is standardised
+    (`standardise`), and in `concat` weighted: with w = `text_weight`,
+    |a - b|^2 = w |text_a - text_b|^2 + (1 - w) |factors_a - factors_b|^2.
     Embeddings from a file stay as they are.
 
     Collaborative parts are made of the events given here alone: hand in the *training* part of
@@ -105,7 +106,7 @@ def item_embeddings(
             config.collaborative, users, positives, items.height, key=collaborative_key
         )
     )
-    is_seen_I = factors_ID.any(axis=-1)
+    is_seen_I = np.asarray(np.any(factors_ID != 0, axis=-1))
     if not is_seen_I.all():
         _LOGGER.warning(
             "%d of %d items never occur together with another in the training events; their "

@@ -77,7 +77,7 @@ def kmeans(
       ConfigError: more clusters than points, or fewer than one cluster or pass.
     """
     check_sizes(points.shape[0], num_clusters, iterations)
-    return _lloyd(points, iterations, key, num_clusters=num_clusters, seeding=seeding)
+    return _lloyd(points, jnp.asarray(iterations), key, num_clusters=num_clusters, seeding=seeding)
 
 
 def nearest_centroids(
@@ -139,10 +139,10 @@ def random_points(
 class _Assigned:
     """One pass: nearest clusters, squared distances to them, and sums per cluster."""
 
-    assignment_I: Int[Array, "I"]
-    distance_I: Float[Array, "I"]
-    sums_KD: Float[Array, "K D"]
-    counts_K: Float[Array, "K"]
+    assignment_I: Array
+    distance_I: Array
+    sums_KD: Array
+    counts_K: Array
 
 
 def _assign(points_ID: Array, centroids_KD: Array) -> _Assigned:
@@ -178,7 +178,7 @@ def _assign_chunks(points_ID: Array, centroids_KD: Array) -> tuple[Array, Array,
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "seeding"))
 def _lloyd(
-    points_ID: Array, iterations: int, key: Array, *, num_clusters: int, seeding: Seeding
+    points_ID: Array, iterations: Array, key: Array, *, num_clusters: int, seeding: Seeding
 ) -> KMeansResult:
     """The loop of `kmeans`."""
     draw = _plus_plus if seeding is Seeding.PLUS_PLUS else random_points

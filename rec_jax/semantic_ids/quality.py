@@ -151,8 +151,9 @@ def level_quality(codes: Int[np.ndarray, "I"], size: int) -> LevelQuality:
     >>> even = level_quality(np.array([0, 1, 2, 3]), 4)
     >>> even.entropy_bits, even.perplexity, even.utilisation
     (2.0, 4.0, 1.0)
-    >>> level_quality(np.array([3, 3, 3]), 4).entropy_bits, level_quality(np.array([3]), 4).utilisation
-    (0.0, 0.25)
+    >>> one = level_quality(np.array([3, 3, 3]), 4)
+    >>> one.entropy_bits, one.perplexity, one.utilisation
+    (0.0, 1.0, 0.25)
     """
     bucket_K = np.bincount(codes, minlength=size)
     share = bucket_K[bucket_K > 0] / codes.size
