@@ -1,0 +1,63 @@
+"""The jobs of the OneRec track: the pipeline, and each of its stages alone.
+
+Dimension key: none.
+"""
+
+from collections.abc import Callable
+
+from core_jax.jobs import Job
+from rec_jax.config import PipelineConfig
+from rec_jax.presets import PRESETS
+from rec_jax.stages import evaluate, prepare, pretrain, recommend, report, tokenize
+
+
+def run_pipeline(config: PipelineConfig) -> None:
+    """Runs every stage that is not done yet, then prints a user's recommendations."""
+    for stage in (prepare, tokenize):
+        stage.run(config)
+    if not run_pretrain(config):
+        return
+    evaluate.run(config)
+    report.run(config)
+    print(f"\n{(evaluate.load_folder(config.run_dir) / 'report.txt').read_text()}")
+    print(report.first_sample_text(config.run_dir))
+    print(f"\nReport: {config.run_dir}/report/index.html")
+
+
+def run_pretrain(config: PipelineConfig) -> bool:
+    """Trains OneRec and, where configured, the point-wise model. Returns whether all is done."""
+    done = pretrain.run(config)
+    if done and config.pretrain.pointwise_steps:
+        done = pretrain.run(config, pointwise=True)
+    return done
+
+
+def _stage(run: Callable[[PipelineConfig], bool]) -> Callable[[PipelineConfig], None]:
+    """A stage as a job: what it returns is for the pipeline."""
+
+    def job(config: PipelineConfig) -> None:
+        run(config)
+
+    return job
+
+
+def _recommend_defaults() -> recommend.RecommendConfig:
+    """Three sessions out of 32 beams; seconds on a CPU."""
+    return recommend.RecommendConfig()
+
+
+JOBS: dict[str, Job] = {
+    "rec.pipeline": Job(run_pipeline, PRESETS, "OneRec from a log to a report: every stage."),
+    "rec.prepare": Job(_stage(prepare.run), PRESETS, "Stage 1: log -> checked log, sessions."),
+    "rec.tokenize": Job(_stage(tokenize.run), PRESETS, "Stage 2: items -> semantic IDs."),
+    "rec.pretrain": Job(_stage(run_pretrain), PRESETS, "Stage 3: next-token training."),
+    "rec.evaluate": Job(_stage(evaluate.run), PRESETS, "Stage 4: OneRec against baselines."),
+    "rec.report": Job(_stage(report.run), PRESETS, "Stage 5: report/index.html with pictures."),
+    "rec.recommend": Job(
+        recommend.run,
+        {"default": _recommend_defaults},
+        "Sessions for one user (--user) or a history (--history), in words.",
+        owns_run=False,
+    ),
+}
+"""Every OneRec job by its name on the command line."""
