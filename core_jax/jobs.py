@@ -21,9 +21,13 @@ class Job:
       owns_run: whether the config is the run's own: it is written to `config.json` in the run
         folder, and must equal the one that is there. False for a job that only looks into a run
         and has a config of another type.
+      may_change: dotted names of fields (each with all below it) in which the config may differ
+        from the one in the run folder, which then gets the new values: what no finished result
+        depends on, or what its stage does again.
     """
 
     run: Callable[[Any], None]
     presets: Mapping[str, Callable[[], Any]]
     summary: str
     owns_run: bool = True
+    may_change: tuple[str, ...] = ()

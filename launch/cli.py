@@ -5,10 +5,12 @@ dataclasses, with each field's docstring as its help. What is wrong is named wit
 """
 
 import difflib
+import inspect
+import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tyro
@@ -62,7 +64,7 @@ def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> 
             return 0
         runtime.start()
         if request.job.owns_run:
-            runtime.open_run(request.config)
+            runtime.open_run(request.config, may_change=request.job.may_change)
         request.job.run(request.config)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -108,12 +110,13 @@ def parse(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) ->
         print(_overview({name: job}, program))
         return None
     base, source = _base_config(name, job, preset, rest)
+    about = inspect.getdoc(job.presets[preset]) if preset else None
     config = tyro.cli(
         type(base),
         default=base,
         args=rest,
         prog=f"{program} {name}{source}",
-        description=job.summary,
+        description="\n\n".join(filter(None, (job.summary, about))),
         config=(tyro.conf.EnumChoicesFromValues, tyro.conf.AvoidSubcommands),
     )
     return Request(job, config)
@@ -169,35 +172,30 @@ def _run_dir(rest: Sequence[str]) -> pathlib.Path | None:
 
 
 def _overview(jobs: Mapping[str, Job], program: str) -> str:
-    """The help text: usage, jobs, presets."""
+    """The help text: usage, jobs, and the presets below the jobs that share them."""
     width = max(map(len, jobs))
-    job_lines = [f"  {name:<{width}}  {job.summary}" for name, job in jobs.items()]
-    owners: dict[tuple[str, str], list[str]] = {}
-    for name, job in jobs.items():
-        for preset, make in job.presets.items():
-            owners.setdefault((preset, _first_line(make)), []).append(name)
-    width = max((len(preset) for preset, _ in owners), default=0)
-    preset_lines = [
-        f"  {preset:<{width}}  {line}"
-        + (f" ({', '.join(names)})" if len(names) < len(jobs) else "")
-        for (preset, line), names in owners.items()
-    ]
+    lines = []
+    for _, group in itertools.groupby(jobs.items(), key=lambda entry: _preset_lines(entry[1])):
+        members = list(group)
+        lines += [f"  {name:<{width}}  {job.summary}" for name, job in members]
+        lines += [*_preset_lines(members[0][1]), ""]
     return "\n".join(
         [
             f"usage: {program} JOB --preset NAME [--run-dir DIR] [--FIELD VALUE ...]",
             "",
-            "jobs:",
-            *job_lines,
-            "",
-            "presets:",
-            *preset_lines,
-            "",
+            "jobs, and their presets:",
+            *lines,
             f"{program} JOB --preset NAME --help lists every field of that preset's config.",
-            "With --run-dir of a run that exists, --preset may be left out: its config is used.",
+            "A job with one preset needs no --preset, nor does a run that exists (--run-dir DIR).",
         ]
     )
 
 
-def _first_line(make: Callable[[], Any]) -> str:
-    """The first docstring line of a preset."""
-    return (make.__doc__ or "").strip().partition("\n")[0]
+def _preset_lines(job: Job) -> list[str]:
+    """Each preset with the first line of its docstring."""
+    width = max((len(name) for name in job.presets), default=0)
+    documents = {name: inspect.getdoc(make) or "" for name, make in job.presets.items()}
+    return [
+        f"      --preset {name:<{width}}  {document.partition(chr(10))[0]}".rstrip()
+        for name, document in documents.items()
+    ]

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,7 +26,10 @@ _LOGGER = logging.getLogger(__name__)
 
 def start() -> None:
     """Sets logging up, chooses the compilation cache and logs the devices."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig()
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # ours, or that of a library that came first
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for package in _PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO)
     use_compilation_cache()
@@ -54,15 +58,16 @@ def device_summary() -> str:
     return f"{len(devices)} x {name}{where}, {os.cpu_count()} CPU cores ({versions})"
 
 
-def open_run(config: Any) -> pathlib.Path:
+def open_run(config: Any, *, may_change: Sequence[str] = ()) -> pathlib.Path:
     """Makes the run folder, or opens one that was made with the same config.
 
     Args:
       config: the run's config; its field `run_dir` names the folder. The name is no part of the
         comparison: a run folder may be moved.
+      may_change: dotted names of fields that may differ, with all below them.
 
     Returns:
-      The folder; it holds `config.json`.
+      The folder; its `config.json` holds the config.
 
     Raises:
       ConfigError: the folder belongs to a run with another config (each difference is listed), it
@@ -72,14 +77,16 @@ def open_run(config: Any) -> pathlib.Path:
     path = folder / CONFIG_NAME
     new = to_dict(config)
     if path.exists():
-        changes = difference(_without_place(read_config(folder)), _without_place(new))
-        if changes:
+        changes = difference(read_config(folder), new)
+        refused = [line for line in changes if not _is_below(line, ("run_dir", *may_change))]
+        if refused:
             raise ConfigError(
-                f"run folder '{folder}' was made with another config: {'; '.join(changes)}. "
+                f"run folder '{folder}' was made with another config: {'; '.join(refused)}. "
                 "Start a run of its own with another --run-dir; or go on with this one: leave "
                 f"out --preset and the changed flags, and say --run-dir {folder}"
             )
-        return folder
+        if not changes:
+            return folder
     if jax.process_index() == 0:
         _write_config(path, new)
     return folder
@@ -119,6 +126,7 @@ def _write_config(path: pathlib.Path, data: dict[str, Any]) -> None:
         ) from error
 
 
-def _without_place(data: dict[str, Any]) -> dict[str, Any]:
-    """The config less its run folder."""
-    return {name: value for name, value in data.items() if name != "run_dir"}
+def _is_below(line: str, names: Sequence[str]) -> bool:
+    """Whether a line of `difference` is about one of the fields or a part of it."""
+    field = line.partition(":")[0]
+    return any(field == name or field.startswith(f"{name}.") for name in names)

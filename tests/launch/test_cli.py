@@ -65,9 +65,14 @@ def test_wrong_usage_says_what_was_meant(run, line, hint):
 def test_help_lists_jobs_and_presets(run):
     code, out, _, seen = run("--help")
     assert (code, seen) == (0, [])
-    for text in ("toy.train", "The training stage.", "small", "Two minutes on two cores."):
-        assert text in out
-    assert "latest  The latest run. (toy.look)" in out
+    lines = [line.strip() for line in out.splitlines()]
+    train = lines.index("toy.train     The training stage.")
+    assert lines[train + 1 : train + 3] == [
+        "--preset small  Two minutes on two cores.",
+        "--preset large  A night on a pod.",
+    ]
+    assert "--preset latest  The latest run." in lines
+    assert out.count("A night on a pod.") == 1, "presets that jobs share are listed once"
     assert "Result" not in out
 
 
@@ -84,6 +89,7 @@ def test_help_of_a_preset_lists_its_fields(run, line):
     assert (code, seen) == (0, [])
     assert "--model.d-model INT" in out
     assert "Width of the residual stream." in out
+    assert ("A night on a pod." in out) == ("large" in line)
 
 
 def test_errors_of_the_run_are_one_line(run):

@@ -3,6 +3,7 @@ import logging
 import jax
 import pytest
 
+from core_jax.config import to_dict
 from core_jax.errors import ConfigError
 from launch import runtime
 from tests.launch.fake_jobs import FakeConfig, FakeModelConfig
@@ -23,6 +24,17 @@ def test_open_run_lists_every_difference(tmp_path):
     with pytest.raises(ConfigError) as error:
         runtime.open_run(changed)
     assert "model.sizes: [3, 5] -> [3, 7]; seed: 0 -> 3" in str(error.value)
+
+
+def test_fields_that_may_change(tmp_path):
+    """Allowed names cover what lies below them, not names that only begin alike."""
+    changed = FakeConfig(run_dir=str(tmp_path), seed=3, model=FakeModelConfig(sizes=(3, 7)))
+    runtime.open_run(FakeConfig(run_dir=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"config: model\.sizes: .* 7\]\. Start"):
+        runtime.open_run(changed, may_change=("seed", "model.size", "mode"))
+    assert runtime.read_config(tmp_path)["seed"] == 0
+    runtime.open_run(changed, may_change=("seed", "model"))
+    assert runtime.read_config(tmp_path) == to_dict(changed)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
