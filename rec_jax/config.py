@@ -105,7 +105,7 @@ class PipelineConfig:
     """What OneRec is compared with."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """Metrics and intervals."""
-    mesh: MeshConfig = MeshConfig()
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """Devices per axis."""
     sample_users: tuple[str, ...] = ()
     """Users whose generated sessions the report shows; empty: the first three of the test."""

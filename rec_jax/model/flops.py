@@ -36,9 +36,7 @@ def forward_flops(config: OneRecConfig, batch_size: int) -> float:
         + sources * 2 * project
     )
     outputs = batch_size * config.session_items * 2.0 * width * sum(config.level_sizes)
-    return (
-        config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + outputs
-    )
+    return config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + outputs
 
 
 def train_flops(config: OneRecConfig, batch_size: int) -> float:

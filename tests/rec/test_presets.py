@@ -1,0 +1,91 @@
+"""Presets: parameter counts as their docstrings say, and configs that survive JSON."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import pytest
+
+from core_jax.config import fingerprint, from_dict, to_dict
+from core_jax.errors import ConfigError
+from core_jax.mesh import MeshConfig, make_mesh
+from core_jax.sharding import match_rules
+from rec_jax.config import PipelineConfig
+from rec_jax.model import onerec
+from rec_jax.model.embeddings import num_parameters
+from rec_jax.model.shardings import RULES
+from rec_jax.presets import PRESETS, demo
+
+# Level sizes that the catalogue decides; MovieLens-100k's disambiguation level has 28 codes here.
+EXTRA_LEVEL = {"demo": (28,), "demo_tiny": (28,), "demo_gpu": (28,)}
+COUNTS = {
+    "demo": (1_738_368, 951_936),
+    "demo_gpu": (30_534_400, 7_465_728),
+    "onerec_0p1b": (96_879_072, 36_323_808),
+    "onerec_1b": (939_918_432, 201_720_928),
+}
+"""Parameters in total, and those that one token uses: the others' experts left out."""
+
+
+def _abstract(name: str):
+    config = PRESETS[name]()
+    sizes = config.semantic_ids.level_sizes + EXTRA_LEVEL.get(name, ())
+    model = dataclasses.replace(config.model, level_sizes=sizes)
+    init = functools.partial(onerec.init_params, model)
+    return model, jax.eval_shape(lambda: init(key=jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_are_those_of_the_docstring(name):
+    model, params = _abstract(name)
+    experts = num_parameters(params["decoder"]["layers"]["moe"]["experts"])
+    total = num_parameters(params)
+    active = total - experts + experts * model.experts_per_token // model.num_experts
+    assert (total, active) == COUNTS[name]
+    words = PRESETS[name].__doc__.replace("\n    ", " ")
+    assert f"{total / 1e6:.1f} million parameters, {active / 1e6:.1f} million active" in words
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json(name):
+    config = PRESETS[name]()
+    again = from_dict(PipelineConfig, json.loads(json.dumps(to_dict(config))))
+    assert again == config
+    assert fingerprint(again) == fingerprint(config)
+
+
+@pytest.mark.parametrize("name", ["onerec_0p1b", "onerec_1b"])
+def test_paper_presets_keep_the_papers_numbers(name):
+    """Deng et al., 2025, Sections 3.1, 3.2 and 5.1.1."""
+    config = PRESETS[name]()
+    assert config.semantic_ids.level_sizes == (8192, 8192, 8192)
+    assert (config.model.history_items, config.model.session_items) == (256, 5)
+    assert (config.model.num_experts, config.model.experts_per_token) == (24, 2)
+    assert config.optim.learning_rate == 2e-4
+    assert config.generate.session_beams == 128
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(),
+        MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+        MeshConfig(data=1, fsdp=1, expert=8, tensor=1),
+        MeshConfig(data=2, fsdp=4),
+    ],
+)
+@pytest.mark.parametrize("name", ["onerec_0p1b", "onerec_1b"])
+def test_every_parameter_of_the_large_presets_has_a_place_on_the_mesh(name, mesh):
+    _, params = _abstract(name)
+    shardings = match_rules(RULES, params, make_mesh(mesh))
+    experts = shardings["decoder"]["layers"]["moe"]["experts"]["up"]
+    assert experts.spec[1] == "expert"
+
+
+def test_parts_that_contradict_each_other_are_errors():
+    config = demo()
+    with pytest.raises(ConfigError, match=r"model.session_items is 3, but sessions.session_items"):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, session_items=3))
+    with pytest.raises(ConfigError, match=r"model.history_items is 21, but sessions.history_items"):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, history_items=21))
