@@ -7,24 +7,30 @@ Three backends compute the same function of (tokens, routing, weights):
 * ragged: `jax.lax.ragged_dot`, a grouped kernel on TPU (elsewhere XLA expands it to a dense one).
 * dense: every expert on every token; the reference.
 
-Dimension key: T tokens, C choices, S slots (T * C), D model, E experts, F hidden, N blocks,
-P rows per block, R rows (N * P).
+Dimension key: T tokens, C choices, S slots (T * C), D model, E experts, F hidden, R rows,
+P rows of one block.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from core_jax.arrays import Array, Float, Int, Params
+from core_jax.arrays import Array, Float, Params, PyTree
 from core_jax.nn.feed_forward import Activation, activate
-from rec_jax.moe.dispatch import BlockPlan, choose_block_size, plan_blocks
+from rec_jax.moe.dispatch import BlockPlan, Blocks, choose_block_sizes, plan_blocks
 from rec_jax.moe.router import MoeBackend, MoeConfig, Routing
 
 
 def apply_experts(
-    config: MoeConfig, params: Params, tokens: Float[Array, "T D"], routing: Routing
+    config: MoeConfig,
+    params: Params,
+    tokens: Float[Array, "T D"],
+    routing: Routing,
+    *,
+    platform: str,
 ) -> Float[Array, "T D"]:
     """Sums the chosen experts' outputs, weighted by their gates.
 
@@ -33,6 +39,7 @@ def apply_experts(
       params: up [E, D, F], gate [E, D, F] (gated activations only), down [E, F, D].
       tokens: inputs, in the compute dtype.
       routing: the router's choice.
+      platform: "cpu", "gpu" or "tpu": what the backend `auto` chooses by.
 
     Returns:
       sum over choices of gate * down(activation(up(token))), in the dtype of `tokens`,
@@ -40,15 +47,14 @@ def apply_experts(
     """
     backend = config.backend
     if backend is MoeBackend.AUTO:
-        on_tpu = jax.default_backend() == "tpu"
-        backend = MoeBackend.RAGGED if on_tpu else MoeBackend.BLOCK
+        backend = MoeBackend.RAGGED if platform == "tpu" else MoeBackend.BLOCK
     if backend is MoeBackend.DENSE:
         return dense_experts(config.activation, params, tokens, routing)
     if backend is MoeBackend.RAGGED:
         return ragged_experts(config.activation, params, tokens, routing)
     num_slots = routing.experts.size
-    size = choose_block_size(num_slots, config.num_experts, config.block_size)
-    plan = plan_blocks(routing.experts, config.num_experts, size)
+    sizes = choose_block_sizes(num_slots, config.num_experts, config.block_size)
+    plan = plan_blocks(routing.experts, config.num_experts, sizes)
     inner = tuple(params[name] for name in ("up", "gate") if name in params)
     return block_experts(config.activation, inner, params["down"], tokens, routing.gates, plan)
 
@@ -137,33 +143,32 @@ def _forward(
     keep: bool,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Outputs [T, D], and the pre-activations of all rows [R, F] when they are to be kept."""
-    dtype, num_choices = tokens.dtype, gates.shape[1]
-    num_rows, block = _sizes(plan)
-    token_R = jnp.minimum(plan.slot_of_row // num_choices, tokens.shape[0] - 1)
+    dtype, num_rows = tokens.dtype, plan.rows.slot_of_row.shape[0]
+    token_R = _token_of_row(plan, gates)
     weights = tuple(kernel.astype(dtype) for kernel in inner)
     down = down.astype(dtype)
 
-    def body(n: Int[Array, ""], carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def body(size: int, expert: Array, at: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         outputs_RD, kept = carry
-        expert = plan.expert_of_block[n]
-        rows_PD = tokens[jax.lax.dynamic_slice_in_dim(token_R, n * block, block)]
+        rows_PD = tokens[_get(token_R, at, size)]
         pre = tuple(_dot(rows_PD, kernel[expert]).astype(dtype) for kernel in weights)
-        outputs_PD = _dot(activate(activation, *pre), down[expert]).astype(dtype)
-        outputs_RD = _put(outputs_RD, outputs_PD, n * block)
+        outputs_PD = _dot(activate(activation, *pre), down[expert])
+        outputs_RD = _put(outputs_RD, outputs_PD.astype(dtype), at)
         if keep:
-            kept = tuple(_put(held, new, n * block) for held, new in zip(kept, pre, strict=True))
+            kept = tuple(_put(held, new, at) for held, new in zip(kept, pre, strict=True))
         return outputs_RD, kept
 
-    hidden = down.shape[1]
-    kept = tuple(jnp.zeros((num_rows, hidden), dtype) for _ in weights) if keep else ()
+    kept = tuple(jnp.zeros((num_rows, down.shape[1]), dtype) for _ in weights) if keep else ()
     start = (jnp.zeros((num_rows, tokens.shape[1]), dtype), kept)
-    outputs_RD, kept = jax.lax.fori_loop(0, plan.num_used, body, start)
-    outputs_SD = jnp.take(outputs_RD, plan.row_of_slot, axis=0, mode="fill", fill_value=0)
-    outputs_TCD = outputs_SD.reshape(*gates.shape, -1)
+    outputs_RD, kept = _for_each_block(plan, body, start)
+    outputs_SD = _take(outputs_RD, plan.rows.row_of_slot)
     outputs_TD = jnp.einsum(
-        "tcd,tc->td", outputs_TCD, gates, preferred_element_type=jnp.float32
-    ).astype(dtype)
-    return outputs_TD, kept
+        "tcd,tc->td",
+        outputs_SD.reshape(*gates.shape, -1),
+        gates,
+        preferred_element_type=jnp.float32,
+    )
+    return outputs_TD.astype(dtype), kept
 
 
 def _forward_rule(
@@ -181,35 +186,32 @@ def _forward_rule(
 def _backward_rule(
     activation: Activation, residuals: tuple[Any, ...], cotangent: Array
 ) -> tuple[Any, ...]:
-    """Gradients of weights (float32, summed over blocks), tokens and gates."""
+    """Gradients of weights (summed over blocks in float32), tokens and gates."""
     inner, down, tokens, gates, plan, kept = residuals
-    dtype, num_choices = tokens.dtype, gates.shape[1]
-    num_rows, block = _sizes(plan)
-    token_R = jnp.minimum(plan.slot_of_row // num_choices, tokens.shape[0] - 1)
-    # Padding rows have gate 0, hence contribute to no gradient whatever they hold.
-    gate_R = jnp.take(gates.reshape(-1).astype(dtype), plan.slot_of_row, mode="fill", fill_value=0)
+    dtype, num_rows = tokens.dtype, plan.rows.slot_of_row.shape[0]
+    token_R = _token_of_row(plan, gates)
+    # Padding rows have gate 0, so they add nothing to any gradient, whatever token they read.
+    gate_R = _take(gates.reshape(-1).astype(dtype), plan.rows.slot_of_row)
     weights = tuple(kernel.astype(dtype) for kernel in inner)
-    down_w = down.astype(dtype)
+    outward = down.astype(dtype)
 
-    def body(n: Int[Array, ""], carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def body(size: int, expert: Array, at: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         d_inner, d_down, d_rows, d_gates = carry
-        expert, at = plan.expert_of_block[n], n * block
-        token_P = jax.lax.dynamic_slice_in_dim(token_R, at, block)
-        gate_P1 = jax.lax.dynamic_slice_in_dim(gate_R, at, block)[:, None]
-        rows_PD, cot_PD = tokens[token_P], cotangent[token_P]
-        pre = tuple(jax.lax.dynamic_slice_in_dim(held, at, block) for held in kept)
-        hidden_PF, pull = jax.vjp(functools.partial(activate, activation), *pre)
-        # d gate = <down(hidden), cot> = <hidden, cot down^T>: the output itself is not needed.
-        d_hidden_PF = _dot(cot_PD, down_w[expert], transpose=True)
+        token_P, gate_P1 = _get(token_R, at, size), _get(gate_R, at, size)[:, None]
+        rows_PD, cotangent_PD = tokens[token_P], cotangent[token_P]
+        pre = tuple(_get(held, at, size) for held in kept)
+        hidden_PF, pull_back = jax.vjp(functools.partial(activate, activation), *pre)
+        # d gate = <down(hidden), cotangent> = <hidden, cotangent down^T>: no output is needed.
+        d_hidden_PF = _dot(cotangent_PD, outward[expert], dims=(1, 1))
         d_gate_P = jnp.sum(hidden_PF * d_hidden_PF, axis=-1, dtype=jnp.float32)
-        d_pre = pull((gate_P1 * d_hidden_PF).astype(dtype))
-        d_down = _add(d_down, _dot_rows(hidden_PF, gate_P1 * cot_PD), expert)
+        d_pre = pull_back((gate_P1 * d_hidden_PF).astype(dtype))
+        d_down = _add(d_down, _dot(hidden_PF, gate_P1 * cotangent_PD, dims=(0, 0)), expert)
         d_inner = tuple(
-            _add(held, _dot_rows(rows_PD, new), expert)
+            _add(held, _dot(rows_PD, new, dims=(0, 0)), expert)
             for held, new in zip(d_inner, d_pre, strict=True)
         )
         d_rows_PD = sum(
-            _dot(new, kernel[expert], transpose=True)
+            _dot(new, kernel[expert], dims=(1, 1))
             for new, kernel in zip(d_pre, weights, strict=True)
         )
         d_rows = _put(d_rows, d_rows_PD.astype(dtype), at)
@@ -221,15 +223,14 @@ def _backward_rule(
         jnp.zeros((num_rows, tokens.shape[1]), dtype),
         jnp.zeros(num_rows, jnp.float32),
     )
-    d_inner, d_down, d_rows, d_gates = jax.lax.fori_loop(0, plan.num_used, body, start)
-    d_slots_SD = jnp.take(d_rows, plan.row_of_slot, axis=0, mode="fill", fill_value=0)
-    d_tokens = jnp.sum(d_slots_SD.reshape(*gates.shape, -1), axis=1, dtype=jnp.float32)
-    d_gates_S = jnp.take(d_gates, plan.row_of_slot, mode="fill", fill_value=0)
+    d_inner, d_down, d_rows, d_gates = _for_each_block(plan, body, start)
+    d_slots_TCD = _take(d_rows, plan.rows.row_of_slot).reshape(*gates.shape, -1)
+    d_gates_TC = _take(d_gates, plan.rows.row_of_slot).reshape(gates.shape)
     return (
         tuple(new.astype(kernel.dtype) for new, kernel in zip(d_inner, inner, strict=True)),
         d_down.astype(down.dtype),
-        d_tokens.astype(dtype),
-        d_gates_S.reshape(gates.shape).astype(gates.dtype),
+        jnp.sum(d_slots_TCD, axis=1, dtype=jnp.float32).astype(dtype),
+        d_gates_TC.astype(gates.dtype),
         None,
     )
 
@@ -237,23 +238,40 @@ def _backward_rule(
 block_experts.defvjp(_forward_rule, _backward_rule)
 
 
-def _sizes(plan: BlockPlan) -> tuple[int, int]:
-    """Rows in all, and rows per block."""
-    num_rows = plan.slot_of_row.shape[0]
-    return num_rows, num_rows // plan.expert_of_block.shape[0]
+def _for_each_block(
+    plan: BlockPlan, body: Callable[[int, Array, Array, PyTree], PyTree], carry: PyTree
+) -> PyTree:
+    """Runs body(block size, expert, first row, carry) -> carry over the blocks that hold rows."""
+    for blocks in plan.blocks:
+
+        def step(n: Array, carry: PyTree, blocks: Blocks = blocks) -> PyTree:
+            return body(blocks.size, blocks.experts[n], blocks.first_rows[n], carry)
+
+        carry = jax.lax.fori_loop(0, blocks.num_used, step, carry)
+    return carry
 
 
-def _dot(rows: Array, kernel: Array, *, transpose: bool = False) -> Array:
-    """Multiplies rows @ kernel, or rows @ kernel^T, accumulated in float32."""
-    dims = (((1,), (1 if transpose else 0,)), ((), ()))
-    return jax.lax.dot_general(rows, kernel, dims, preferred_element_type=jnp.float32)
+def _token_of_row(plan: BlockPlan, gates: Array) -> Array:
+    """The token that each row reads: Int32 [R]; padding rows read the last one."""
+    num_tokens, num_choices = gates.shape
+    return jnp.minimum(plan.rows.slot_of_row // num_choices, num_tokens - 1)
 
 
-def _dot_rows(left: Array, right: Array) -> Array:
-    """left^T @ right: the sum over rows of outer products, in float32."""
-    return jax.lax.dot_general(
-        left, right.astype(left.dtype), (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-    )
+def _dot(left: Array, right: Array, dims: tuple[int, int] = (1, 0)) -> Array:
+    """Contracts one dimension of each matrix, accumulated in float32."""
+    numbers = (((dims[0],), (dims[1],)), ((), ()))
+    right = right.astype(left.dtype)
+    return jax.lax.dot_general(left, right, numbers, preferred_element_type=jnp.float32)
+
+
+def _take(array: Array, index: Array) -> Array:
+    """array[index], with 0 where the index is out of range."""
+    return jnp.take(array, index, axis=0, mode="fill", fill_value=0)
+
+
+def _get(held: Array, at: Array, size: int) -> Array:
+    """Reads `size` rows from `at` on."""
+    return jax.lax.dynamic_slice_in_dim(held, at, size)
 
 
 def _put(held: Array, new: Array, at: Array) -> Array:

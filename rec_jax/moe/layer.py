@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float, Params, PyTree
+from rec_jax.moe.expert_parallel import sharded_experts
 from rec_jax.moe.experts import apply_experts
 from rec_jax.moe.router import Balance, MoeConfig, balance_term, route
 
@@ -42,7 +43,7 @@ class SparseMoe(nn.Module):
     """
 
     config: MoeConfig
-    dtype: jnp.dtype | type | str = jnp.float32
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
@@ -59,20 +60,26 @@ class SparseMoe(nn.Module):
           mesh: device mesh with the axes of `core_jax.mesh`, or None on one device.
 
         Returns:
-          Outputs in `dtype`, and statistics.
+          Outputs in `dtype`, and statistics over all devices.
+
+        Raises:
+          ConfigError: tokens or weights do not split evenly over the mesh.
         """
         config = self.config
         kernel, bias = _Router(config, name="router")()
         experts = _Experts(config, name="experts")()
         x_TD = x.reshape(-1, x.shape[-1]).astype(self.dtype)
         mask_T = None if token_mask is None else token_mask.reshape(-1)
-        routing = route(config, x_TD, kernel, bias, mask_T)
-        y_TD = apply_experts(config, experts, x_TD, routing)
-        aux = MoeAux(
-            load=routing.load,
-            dropped=jnp.zeros((), jnp.float32),
-            balance=balance_term(bias, routing.load),
-        )
+        if mesh is None or mesh.size == 1 or self.is_initializing():
+            routing = route(config, x_TD, kernel, bias, mask_T)
+            platform = jax.default_backend()
+            y_TD = apply_experts(config, experts, x_TD, routing, platform=platform)
+            load_E, dropped = routing.load, jnp.zeros((), jnp.float32)
+        else:
+            y_TD, load_E, dropped = sharded_experts(
+                config, experts, kernel, bias, x_TD, mask_T, mesh
+            )
+        aux = MoeAux(load=load_E, dropped=dropped, balance=balance_term(bias, load_E))
         return y_TD.reshape(x.shape), aux
 
 

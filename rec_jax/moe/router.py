@@ -57,8 +57,8 @@ class MoeConfig:
     """`loss_free`: a bias per expert, moved against its load, takes part in the choice only."""
     backend: MoeBackend = MoeBackend.AUTO
     """`auto`: ragged on TPU, block elsewhere; `dense` runs every expert on every token."""
-    block_size: int = 128
-    """Most rows per block of the block backend; less is used where experts see few tokens."""
+    block_size: int = 256
+    """Most rows per block of the block backend, a power of two; fewer where experts see few."""
     capacity_factor: float = 1.25
     """Expert parallelism only: size of the exchanged buffers over the even load."""
 
@@ -72,6 +72,8 @@ class MoeConfig:
                 f"moe.experts_per_token is {self.experts_per_token}, more than the "
                 f"{self.num_experts} experts; lower it or raise moe.num_experts"
             )
+        if self.block_size & (self.block_size - 1):
+            raise ConfigError(f"moe.block_size is {self.block_size}; it must be a power of two")
         if self.capacity_factor <= 0.0:
             raise ConfigError(
                 f"moe.capacity_factor is {self.capacity_factor}; it must be positive (1.25 keeps "
