@@ -136,7 +136,7 @@ def load_arrays(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
     """Reads what `save_arrays` wrote: arrays, facts, fingerprint."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts, fingerprint = json.loads(str(arrays.pop("facts"))), str(arrays.pop("fingerprint"))
     except FileNotFoundError:

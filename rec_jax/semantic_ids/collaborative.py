@@ -163,11 +163,7 @@ def _count_pairs(users: np.ndarray, positives: np.ndarray, window: int) -> pl.Da
 
 
 def _check_events(users: np.ndarray, positives: np.ndarray, num_items: int) -> None:
-    """Raises DataError unless events match, items are known and users stand together."""
-    if users.shape != positives.shape:
-        raise DataError(
-            f"there are {users.size} users for {positives.size} positives; give one per positive"
-        )
+    """Raises DataError unless items are known and the events of every user stand together."""
     is_unknown = (positives < 0) | (positives >= num_items)
     if is_unknown.any():
         raise DataError(

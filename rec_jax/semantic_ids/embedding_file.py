@@ -97,12 +97,13 @@ def _rows_of(
 
 def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, None]:
     """A bare matrix."""
-    return np.load(path, allow_pickle=False), None
+    with path.open("rb") as raw:
+        return np.load(raw, allow_pickle=False), None
 
 
 def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """Arrays `embeddings` and `item_ids`."""
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         for name in ("embeddings", "item_ids"):
             if name not in file.files:
                 raise DataError(

@@ -85,7 +85,7 @@ def build_item_index(
       The index, with L = P or P + 1 levels.
 
     Raises:
-      DataError: a code is outside its level, or the shapes do not match.
+      DataError: a code is outside its level, or the codes are not int32 [I, P].
 
     >>> codes = np.array([[0, 1], [1, 1], [0, 1]], np.int32)
     >>> index = build_item_index(codes, (2, 2), CollisionPolicy.EXTRA_LEVEL, np.array([3, 5, 8]))
@@ -93,10 +93,6 @@ def build_item_index(
     ([[0, 1, 1], [1, 1, 0], [0, 1, 0]], (2, 2, 2))
     """
     _check_codes(codes, level_sizes)
-    if popularity is not None and popularity.shape != codes.shape[:1]:
-        raise DataError(
-            f"popularity has {popularity.size} entries for {codes.shape[0]} items; give one each"
-        )
     if policy is CollisionPolicy.EXTRA_LEVEL:
         rank_I = _rank_in_group(_pack(codes, level_sizes), popularity)
         if rank_I.max(initial=0) > 0:

@@ -6,11 +6,10 @@ import pytest
 from core_jax.errors import ConfigError
 from rec_jax.semantic_ids.kmeans import CHUNK_ROWS, Seeding, kmeans, nearest_centroids
 
+POINTS, DIMS, CLUSTERS = 211, 3, 7  # one size for most tests: every further one costs a compilation
 
-I, D, K = 211, 3, 7  # one size for most tests: every further one costs a compilation
 
-
-def draw(seed, num_points=I, num_dims=D):
+def draw(seed, num_points=POINTS, num_dims=DIMS):
     return np.random.default_rng(seed).normal(size=(num_points, num_dims)).astype(np.float32)
 
 
@@ -34,11 +33,13 @@ def test_ties_go_to_the_smaller_index():
 @pytest.mark.parametrize("seeding", list(Seeding))
 def test_converged_clusters_are_a_fixed_point_of_both_steps(seeding):
     points = draw(2)
-    result = kmeans(jnp.asarray(points), K, iterations=200, key=jax.random.key(0), seeding=seeding)
+    result = kmeans(
+        jnp.asarray(points), CLUSTERS, iterations=200, key=jax.random.key(0), seeding=seeding
+    )
     assert 1 < int(result.iterations) < 200
     distances = squared_distances(points, np.asarray(result.centroids))
     np.testing.assert_array_equal(result.assignment, distances.argmin(axis=-1))
-    means = [points[np.asarray(result.assignment) == k].mean(axis=0) for k in range(K)]
+    means = [points[np.asarray(result.assignment) == k].mean(axis=0) for k in range(CLUSTERS)]
     np.testing.assert_allclose(result.centroids, means, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(result.objective, distances.min(axis=-1).mean(), rtol=1e-5)
 
@@ -46,7 +47,7 @@ def test_converged_clusters_are_a_fixed_point_of_both_steps(seeding):
 def test_objective_never_rises_with_more_passes():
     points = jnp.asarray(draw(3))
     objectives = [
-        float(kmeans(points, K, iterations=count, key=jax.random.key(1)).objective)
+        float(kmeans(points, CLUSTERS, iterations=count, key=jax.random.key(1)).objective)
         for count in range(1, 12)
     ]
     assert np.all(np.diff(objectives) <= 1e-6)
@@ -55,7 +56,7 @@ def test_objective_never_rises_with_more_passes():
 
 def test_assignment_is_to_the_nearest_of_the_returned_centroids_even_when_cut_off():
     points = jnp.asarray(draw(4))
-    result = kmeans(points, K, iterations=1, key=jax.random.key(2))
+    result = kmeans(points, CLUSTERS, iterations=1, key=jax.random.key(2))
     assert int(result.iterations) == 1
     np.testing.assert_array_equal(result.assignment, nearest_centroids(points, result.centroids))
 
@@ -64,23 +65,25 @@ def test_assignment_is_to_the_nearest_of_the_returned_centroids_even_when_cut_of
 @pytest.mark.parametrize("seeding", list(Seeding))
 def test_no_cluster_stays_empty(seed, seeding):
     """Most random seeds coincide here: all but one of those are left without points."""
-    points = np.zeros((I, D), np.float32)
-    points[: K - 1] = 9.0 * draw(seed, K - 1)
+    points = np.zeros((POINTS, DIMS), np.float32)
+    points[: CLUSTERS - 1] = 9.0 * draw(seed, CLUSTERS - 1)
     result = kmeans(
-        jnp.asarray(points), K, iterations=30, key=jax.random.key(seed), seeding=seeding
+        jnp.asarray(points), CLUSTERS, iterations=30, key=jax.random.key(seed), seeding=seeding
     )
-    assert sorted(np.bincount(result.assignment, minlength=K)) == [1] * (K - 1) + [I - K + 1]
+    assert sorted(np.bincount(result.assignment, minlength=CLUSTERS)) == [1] * (CLUSTERS - 1) + [
+        POINTS - CLUSTERS + 1
+    ]
     assert float(result.objective) == 0.0
 
 
 def test_plus_plus_draws_every_distinct_point_once():
     """A drawn point has distance 0, so its copies cannot be drawn any more."""
-    which = np.arange(I) % K
-    points = jnp.asarray(draw(5, K)[which])
+    which = np.arange(POINTS) % CLUSTERS
+    points = jnp.asarray(draw(5, CLUSTERS)[which])
     for seed in range(5):
-        result = kmeans(points, K, iterations=1, key=jax.random.key(seed))
+        result = kmeans(points, CLUSTERS, iterations=1, key=jax.random.key(seed))
         assert float(result.objective) == pytest.approx(0.0, abs=1e-10)
-        np.testing.assert_array_equal(result.assignment, result.assignment[:K][which])
+        np.testing.assert_array_equal(result.assignment, result.assignment[:CLUSTERS][which])
 
 
 def test_one_cluster_is_the_mean():
@@ -92,7 +95,7 @@ def test_one_cluster_is_the_mean():
 
 def test_result_depends_on_the_key_alone():
     points = jnp.asarray(draw(7))
-    runs = [kmeans(points, K, iterations=3, key=jax.random.key(seed)) for seed in (1, 1, 2)]
+    runs = [kmeans(points, CLUSTERS, iterations=3, key=jax.random.key(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(runs[0].centroids, runs[1].centroids)
     assert not np.array_equal(runs[0].centroids, runs[2].centroids)
 
