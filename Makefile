@@ -10,6 +10,7 @@ VENV ?= .venv
 PACKAGES = core_jax rec_jax $(wildcard reasoning_jax) launch
 WORKERS ?= 2
 PYTEST_ARGS ?=
+PRESET ?= demo
 DEMO_ARGS ?=
 
 IN = $(VENV)/bin
@@ -24,7 +25,7 @@ help:
 	@sed -n 's/^#   /  /p' Makefile
 
 demo: $(VENV)/.main
-	$(IN)/python -m launch.local rec.pipeline --preset demo $(DEMO_ARGS)
+	$(IN)/python -m launch.local rec.pipeline --preset $(PRESET) $(DEMO_ARGS)
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
