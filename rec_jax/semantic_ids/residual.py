@@ -41,13 +41,6 @@ class CollisionPolicy(enum.Enum):
     SHARE = "share"
 
 
-class DisambiguationOrder(enum.Enum):
-    """How the extra level numbers the items that share all other codes."""
-
-    POPULARITY = "popularity"
-    ITEM = "item"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SemanticIdConfig:
     """How items become semantic IDs."""
@@ -65,9 +58,8 @@ class SemanticIdConfig:
     assignment: Assignment = Assignment.BALANCED
     """Codes of the catalogue: the balanced clusters, or the nearest centroids."""
     collision: CollisionPolicy = CollisionPolicy.EXTRA_LEVEL
-    """Items with equal codes: told apart by an extra level, or left to share an ID."""
-    disambiguation: DisambiguationOrder = DisambiguationOrder.POPULARITY
-    """Extra level: code 0 for the most popular item, or for the first in item order."""
+    """Items with equal codes: told apart by an extra level (`build_item_index` says in which
+    order), or left to share an ID."""
 
     def __post_init__(self) -> None:
         """Checks every field, and that `balance` fits `level_sizes`."""

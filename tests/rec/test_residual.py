@@ -7,7 +7,6 @@ from core_jax.errors import ConfigError, DataError
 from rec_jax.semantic_ids.residual import (
     Assignment,
     CollisionPolicy,
-    DisambiguationOrder,
     SemanticIdConfig,
     encode_nearest,
     fit_residual,
@@ -185,7 +184,7 @@ def test_config_survives_json():
         level_sizes=(5, 7),
         balance=(False,),
         collision=CollisionPolicy.SHARE,
-        disambiguation=DisambiguationOrder.ITEM,
+        assignment=Assignment.NEAREST,
     )
     assert config.balance_per_level == (False, False)
     assert from_dict(SemanticIdConfig, to_dict(config)) == config
