@@ -74,9 +74,7 @@ def _work(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any]:
     methods = [onerec_lists]
     if config.pretrain.pointwise_steps:
         pointwise = pretrain.load(config.run_dir, mesh, pointwise=True)
-        methods.append(
-            _model_lists(POINTWISE, config, data, index, prefixes, *pointwise, mesh)[0]
-        )
+        methods.append(_model_lists(POINTWISE, config, data, index, prefixes, *pointwise, mesh)[0])
     baselines = baseline_lists(data, "test", config.baselines, k=longest)
     methods = [
         *(MethodLists(name=lists.name, items=lists.items) for lists in baselines),

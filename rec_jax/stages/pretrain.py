@@ -135,7 +135,12 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         folder=folder,
         config=loop,
         fingerprint=fingerprint(
-            {"model": model, "optim": config.optim, "index": index.fingerprint, "pretrain": settings}
+            {
+                "model": model,
+                "optim": config.optim,
+                "index": index.fingerprint,
+                "pretrain": settings,
+            }
         ),
         evaluate=_validation(config, model, mesh, data, index),
         best_metric=BEST_METRIC,

@@ -149,9 +149,7 @@ def test_masked_targets_count_for_nothing():
     """Codes of a masked item change neither the loss nor the experts' load."""
     params, batch = _params(), _batch()
     masked = dataclasses.replace(batch, target_mask=batch.target_mask.at[:, 1].set(False))
-    other = dataclasses.replace(
-        masked, target_codes=masked.target_codes.at[:, 1].set(0)
-    )
+    other = dataclasses.replace(masked, target_codes=masked.target_codes.at[:, 1].set(0))
     loss, metrics = next_token_loss(CONFIG, None, params, masked)
     other_loss, other_metrics = next_token_loss(CONFIG, None, params, other)
     assert float(loss.total) == pytest.approx(float(other_loss.total), rel=1e-6)

@@ -1,0 +1,157 @@
+"""The whole job on an own log, through the command line: run, repeat, resume, recommend."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import polars as pl
+import pytest
+
+from core_jax.errors import ConfigError
+from core_jax.loop import LoopConfig
+from core_jax.mesh import MeshConfig
+from launch.cli import main
+from rec_jax.config import GenerateConfig, PipelineConfig, PretrainConfig
+from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
+from rec_jax.data.session_config import EventRule, EventRuleConfig
+from rec_jax.evaluate import load_report
+from rec_jax.jobs import JOBS
+from rec_jax.presets import demo_tiny
+from rec_jax.semantic_ids.residual import SemanticIdConfig
+from rec_jax.stages import evaluate, prepare, pretrain, report, tokenize
+
+NUM_USERS, NUM_ITEMS, NUM_GENRES = 61, 53, 4
+
+
+def _write_log(folder: pathlib.Path) -> None:
+    """Users who walk through the items of one genre at a time, with column names of their own."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(NUM_USERS):
+        genre, items = rng.integers(NUM_GENRES), []
+        while len(items) < 17:
+            genre = genre if rng.random() < 0.9 else rng.integers(NUM_GENRES)
+            item = int(rng.integers(NUM_ITEMS // NUM_GENRES) * NUM_GENRES + genre)
+            if item not in items:
+                items.append(item)
+        rows += [
+            {"uid": f"u{user}", "movie": f"i{item}", "when": 60 * place + 86_400 * user, "stars": 5}
+            for place, item in enumerate(items)
+        ]
+    pl.DataFrame(rows).write_csv(folder / "log.csv")
+    items = [
+        {"item_id": f"i{i}", "title": f"Film {i}", "categories": f"genre{i % NUM_GENRES}"}
+        for i in range(NUM_ITEMS)
+    ]
+    pl.DataFrame(items).write_csv(folder / "items.csv")
+
+
+def _config(folder: pathlib.Path) -> PipelineConfig:
+    """The tiny demo on that log."""
+    base = demo_tiny()
+    return dataclasses.replace(
+        base,
+        run_dir=str(folder / "run"),
+        log=OwnLogConfig(
+            path=str(folder / "log.csv"),
+            items_path=str(folder / "items.csv"),
+            columns=("user_id=uid", "item_id=movie", "timestamp=when", "stars=stars"),
+            timestamp_unit=TimestampUnit.SECONDS,
+        ),
+        sessions=dataclasses.replace(
+            base.sessions,
+            positive=EventRuleConfig(rule=EventRule.THRESHOLD, column="stars", threshold=4.0),
+        ),
+        semantic_ids=SemanticIdConfig(level_sizes=(5, 5)),
+        pretrain=PretrainConfig(
+            batch_size=16,
+            loop=LoopConfig(num_steps=6, log_every=2, evaluate_every=3, checkpoint_every=3),
+            pointwise_steps=3,
+        ),
+        optim=dataclasses.replace(base.optim, warmup_steps=1),
+        generate=GenerateConfig(session_beams=3, item_beams=11, batch_size=32),
+        evaluate=dataclasses.replace(base.evaluate, bootstrap_samples=50, legality_users=16),
+        mesh=MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> PipelineConfig:
+    """One whole run, through the command line, on 8 devices."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    _write_log(folder)
+    config = _config(folder)
+    jobs = {
+        "rec.pipeline": dataclasses.replace(JOBS["rec.pipeline"], presets={"own": lambda: config})
+    }
+    assert main(jobs, ["rec.pipeline", "--preset", "own"], program="test") == 0
+    return config
+
+
+def test_every_stage_leaves_what_the_next_one_reads(run):
+    folder = pathlib.Path(run.run_dir)
+    for stage in (prepare, tokenize, pretrain, evaluate, report):
+        assert (folder / "stages" / stage.NAME / "done.json").is_file()
+    assert (folder / "stages" / pretrain.POINTWISE_NAME / "done.json").is_file()
+    page = (folder / "report" / "index.html").read_text()
+    assert "Film " in page and "OneRec session-wise" in page and "item-kNN" in page
+    assert {path.name for path in (folder / "report").glob("*.png")} == {
+        "loss.png",
+        "code_usage.png",
+        "expert_load.png",
+        "recall.png",
+    }
+
+
+def test_the_evaluation_covers_all_methods_and_users(run):
+    result = load_report(evaluate.load_folder(run.run_dir))
+    names = [row.name for row in result.rows]
+    assert {evaluate.SESSIONWISE, evaluate.POINTWISE} < set(names)
+    assert result.num_users == NUM_USERS
+    sessionwise = result.rows[names.index(evaluate.SESSIONWISE)]
+    assert {"recall@10", "ndcg@10", "session_recall"} <= set(sessionwise.metrics)
+    assert 0.0 <= sessionwise.legality <= 1.0
+    assert {difference.method for difference in result.differences} == {
+        evaluate.SESSIONWISE,
+        evaluate.POINTWISE,
+    }
+
+
+def test_a_second_run_repeats_nothing(run):
+    folder = pathlib.Path(run.run_dir)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/done.json")}
+    JOBS["rec.pipeline"].run(run)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_another_architecture_in_the_same_run_is_an_error_that_names_it(run):
+    changed = dataclasses.replace(run, model=dataclasses.replace(run.model, d_model=48))
+    with pytest.raises(ConfigError, match=r"model.d_model: 32 -> 48.*--run-dir"):
+        pretrain.run(changed)
+
+
+def test_the_training_report_has_losses_and_one_compilation(run):
+    rows = report.read_rows(pathlib.Path(run.run_dir) / "stages" / pretrain.NAME)
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]
+    assert all(row["loss"] > 0 for row in rows)
+    assert [row["step"] for row in rows if "valid_loss" in row] == [3, 6]
+
+
+def test_recommendations_in_words_for_a_user_and_for_a_history(run, capsys):
+    for arguments in (["--user", "u7"], ["--history", "i3,i7,i11"]):
+        command = ["rec.recommend", "--run-dir", run.run_dir, *arguments, "--num-beams", "4"]
+        assert main(JOBS, command, program="test") == 0
+        text = capsys.readouterr().out
+        assert "Generated session 1" in text and "Film " in text
+    assert (
+        main(JOBS, ["rec.recommend", "--run-dir", run.run_dir, "--user", "u777"], program="t") == 1
+    )
+    assert "Near ids: u7" in capsys.readouterr().err
+    assert main(JOBS, ["rec.recommend", "--run-dir", run.run_dir], program="test") == 1
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_the_facts_of_a_stage_are_json(run):
+    facts = json.loads((pathlib.Path(run.run_dir) / "stages/tokenize/done.json").read_text())
+    assert facts["facts"]["level_sizes"][:2] == [5, 5]

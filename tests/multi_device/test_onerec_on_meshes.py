@@ -1,0 +1,162 @@
+"""OneRec on 8 fake devices does what it does on one: loss, gradients, SGD and Adam steps.
+
+The experts' capacity is set so high that no token is dropped: only then is the sharded model the
+same function. Sizes split over every mesh used here; they are otherwise distinct.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from core_jax.data.pipeline import to_device
+from core_jax.mesh import MeshConfig, make_mesh
+from core_jax.metrics import compute
+from core_jax.optim import OptimConfig, make_optimizer
+from core_jax.sharding import match_rules
+from core_jax.train_state import init_state
+from core_jax.train_step import make_train_step
+from rec_jax.batch import SessionBatch
+from rec_jax.model import onerec
+from rec_jax.model.config import OneRecConfig
+from rec_jax.model.shardings import RULES
+from rec_jax.moe.router import Balance
+from rec_jax.objectives import next_token_loss
+
+CONFIG = OneRecConfig(
+    level_sizes=(22, 14),
+    history_items=3,
+    session_items=2,
+    d_model=24,
+    num_heads=2,
+    head_dim=12,
+    d_ff=40,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    num_experts=8,
+    experts_per_token=2,
+    d_expert=20,
+    balance=Balance.LOSS_FREE,
+    capacity_factor=8.0,
+)
+MESHES = {
+    "data8": MeshConfig(data=8),
+    "fsdp4-tensor2": MeshConfig(data=1, fsdp=4, tensor=2),
+    "data2-expert4": MeshConfig(data=2, expert=4),
+    "fsdp2-expert2-tensor2": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+}
+ONE = MeshConfig(data=1)
+
+
+def _mesh(config: MeshConfig):
+    devices = jax.devices()[:1] if config is ONE else None
+    return make_mesh(config, devices)
+
+
+def _batch(seed: int) -> SessionBatch:
+    """16 rows, some with padding."""
+    rng = np.random.default_rng(seed)
+
+    def codes(length: int) -> np.ndarray:
+        levels = [rng.integers(0, size, (16, length)) for size in CONFIG.level_sizes]
+        return np.stack(levels, axis=-1).astype(np.int32)
+
+    history_mask = np.arange(CONFIG.history_items) >= rng.integers(0, 3, (16, 1))
+    target_mask = np.arange(CONFIG.session_items) < rng.integers(1, 3, (16, 1))
+    return SessionBatch(
+        history_codes=codes(CONFIG.history_items),
+        history_mask=history_mask,
+        target_codes=codes(CONFIG.session_items),
+        target_mask=target_mask,
+    )
+
+
+@functools.cache
+def _loss_and_gradient(mesh_name: str):
+    mesh = _mesh(MESHES.get(mesh_name, ONE))
+    init = functools.partial(onerec.init_params, CONFIG)
+    shardings = match_rules(RULES, jax.eval_shape(lambda: init(key=jax.random.key(0))), mesh)
+    params = jax.jit(lambda: init(key=jax.random.key(0)))()
+    params = jax.device_put(params, shardings)
+
+    def mean_loss(params, batch):
+        loss, metrics = next_token_loss(CONFIG, mesh, params, batch)
+        return loss.total / loss.count, metrics
+
+    step = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))
+    (loss, metrics), grads = jax.device_get(step(params, to_device(_batch(0), mesh)))
+    return loss, metrics, grads
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_loss_gradients_and_expert_load_are_those_of_one_device(name):
+    loss, metrics, grads = _loss_and_gradient(name)
+    one_loss, one_metrics, one_grads = _loss_and_gradient("one")
+    assert loss == pytest.approx(one_loss, rel=1e-5)
+    assert float(metrics["tokens_dropped"].total) == 0.0
+    np.testing.assert_array_equal(metrics["expert_load"].total, one_metrics["expert_load"].total)
+    for (path, grad), one in zip(
+        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(one_grads), strict=True
+    ):
+        scale = np.abs(one).max() + 1e-8
+        np.testing.assert_allclose(grad / scale, one / scale, atol=1e-5, err_msg=str(path))
+
+
+def _train(mesh_name: str, optimizer: optax.GradientTransformation, steps: int):
+    """Losses and final parameters of a few steps through the project's train step."""
+    mesh = _mesh(MESHES.get(mesh_name, ONE))
+    state, shardings = init_state(
+        functools.partial(onerec.init_params, CONFIG),
+        optimizer,
+        mesh=mesh,
+        rules=RULES,
+        key=jax.random.key(0),
+    )
+    train_step = make_train_step(
+        functools.partial(next_token_loss, CONFIG, mesh),
+        optimizer,
+        mesh=mesh,
+        state_shardings=shardings,
+    )
+    losses = []
+    for step in range(steps):
+        state, metrics = train_step(state, to_device(_batch(step), mesh), jax.random.key(1))
+        losses.append(compute(metrics)["loss"])
+    return np.asarray(losses), jax.device_get(state.params)
+
+
+@pytest.mark.parametrize("name", ["fsdp2-expert2-tensor2"])
+def test_five_sgd_steps_are_those_of_one_device(name):
+    losses, params = _train(name, optax.sgd(0.1), 5)
+    one_losses, one_params = _train("one", optax.sgd(0.1), 5)
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-5)
+    for left, right in zip(jax.tree.leaves(params), jax.tree.leaves(one_params), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5 * (np.abs(right).max() + 1))
+
+
+@pytest.mark.parametrize("name", ["data2-expert4"])
+def test_an_adam_curve_is_that_of_one_device(name):
+    """With the real optimizer, the sign update of the router's balancing bias included."""
+    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, clip_norm=1.0), 12)
+    losses, _ = _train(name, optimizer, 12)
+    one_losses, _ = _train("one", optimizer, 12)
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-3)
+    assert losses[-1] < losses[0]
+
+
+def test_a_config_with_other_capacity_counts_what_it_drops():
+    """With room for a fraction of the balanced load only, tokens are dropped and counted."""
+    config = dataclasses.replace(CONFIG, capacity_factor=0.25)
+    mesh = _mesh(MESHES["data2-expert4"])
+    init = functools.partial(onerec.init_params, config)
+    shardings = match_rules(RULES, jax.eval_shape(lambda: init(key=jax.random.key(0))), mesh)
+    params = jax.device_put(jax.jit(lambda: init(key=jax.random.key(0)))(), shardings)
+    batch = to_device(_batch(0), mesh)
+    metrics = jax.jit(lambda p, b: next_token_loss(config, mesh, p, b)[1])(params, batch)
+    share = compute(metrics)["tokens_dropped"]
+    assert 0.0 < share < 1.0
+    assert bool(jnp.isfinite(metrics["loss_level_0"].total))
