@@ -4,11 +4,14 @@ Dimension key: B batch, K beams, N history items, H excluded items, L code level
 per beam.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Int, Params
+from core_jax.errors import ConfigError
 from rec_jax.model.config import OneRecConfig
 from rec_jax.semantic_ids.prefix_index import PrefixIndex
 from rec_jax.session_decoding import (
@@ -59,6 +62,12 @@ def beam_search(
       ConfigError: more beams or items than model or catalogue have, or another catalogue's model.
     """
     check_request(model_config, config, index, history_codes)
+    num_sessions = math.perm(index.num_leaves, config.num_items)
+    if config.constrained and config.num_beams > num_sessions:
+        raise ConfigError(
+            f"beam.num_beams is {config.num_beams} but the catalogue has only {num_sessions} "
+            f"sessions of {config.num_items} items; set beam.num_beams to at most {num_sessions}"
+        )
     return _beam_search(
         model_config, config, params, index, history_codes, history_mask, history_items, mesh
     )

@@ -4,6 +4,7 @@ Dimension key: B batch, K samples per user, N history items, H excluded items, L
 W candidates per sample.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -24,6 +25,34 @@ from rec_jax.session_decoding import (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """From which distribution codes are drawn."""
+
+    temperature: float = 1.0
+    """Divides the log-probabilities; above 0, below 1 sharpens."""
+    top_k: int | None = None
+    """Keep this many of the most probable codes, and codes that tie with the last; None: all."""
+    top_p: float | None = None
+    """Keep the fewest most probable codes whose probabilities reach this sum; None: all."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.temperature <= 0:
+            raise ConfigError(
+                f"sampling.temperature is {self.temperature}; it must be above 0 "
+                "(for the most probable session use beam search)"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(
+                f"sampling.top_k is {self.top_k}; it must be at least 1, or None for all codes"
+            )
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise ConfigError(
+                f"sampling.top_p is {self.top_p}; it must lie in (0, 1], or be None for all codes"
+            )
+
+
 def sample(
     model_config: OneRecConfig,
     config: BeamConfig,
@@ -33,7 +62,7 @@ def sample(
     history_mask: Bool[Array, "B N"],
     history_items: Int[Array, "B H"],
     *,
-    key: Key,
+    key: Key[Array, ""],
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -53,10 +82,9 @@ def sample(
       history_mask: True at real history items.
       history_items: items to leave out if `config.exclude_history`; -1 is padding.
       key: random key.
-      temperature: above 0; below 1 sharpens.
-      top_k: keep this many of the most probable codes, and codes that tie with the last; None:
-        all.
-      top_p: keep the fewest most probable codes whose probabilities reach this sum; None: all.
+      temperature: see `SamplingConfig`.
+      top_k: see `SamplingConfig`.
+      top_p: see `SamplingConfig`.
       mesh: device mesh that users are sharded over, or None.
 
     Returns:
@@ -67,15 +95,7 @@ def sample(
     Raises:
       ConfigError: a filter out of range, or what `beam_search` raises.
     """
-    if temperature <= 0:
-        raise ConfigError(
-            f"temperature is {temperature}; it must be above 0 "
-            "(for the most probable session use beam_search)"
-        )
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k is {top_k}; it must be at least 1, or None for all codes")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise ConfigError(f"top_p is {top_p}; it must lie in (0, 1], or be None for all codes")
+    SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)  # Checks the ranges.
     check_request(model_config, config, index, history_codes)
     return _sample_sessions(
         model_config,
@@ -125,7 +145,7 @@ def filter_codes(
 def _select_at_random(
     candidates: Candidates,
     config: BeamConfig,
-    key: Key,
+    key: Key[Array, ""],
     temperature: Float[Array, ""],
     top_k: int | None,
     top_p: float | None,
@@ -155,7 +175,7 @@ def _sample_sessions(
     history_codes: Int[Array, "B N L"],
     history_mask: Bool[Array, "B N"],
     history_items: Int[Array, "B H"],
-    key: Key,
+    key: Key[Array, ""],
     temperature: Float[Array, ""],
     top_k: int | None,
     top_p: float | None,

@@ -9,7 +9,6 @@ W candidates per beam, C codes of a level, D model.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
@@ -167,12 +166,6 @@ def check_request(
         raise ConfigError(
             f"beam.num_items is {config.num_items} but the catalogue has only {index.num_leaves} "
             f"semantic IDs; set beam.num_items to at most {index.num_leaves}"
-        )
-    num_sessions = math.perm(index.num_leaves, config.num_items)
-    if config.num_beams > num_sessions:
-        raise ConfigError(
-            f"beam.num_beams is {config.num_beams} but the catalogue has only {num_sessions} "
-            f"sessions of {config.num_items} items; set beam.num_beams to at most {num_sessions}"
         )
 
 

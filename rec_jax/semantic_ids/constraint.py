@@ -7,7 +7,7 @@ the catalogue: only nodes above excluded leaves can be used up by the history (o
 user and level, made once), and only the nodes above a beam's own items by its session.
 
 Dimension key: B batch, K beams, M session items, N excluded items, W widest branching of a level,
-Q queries, P items per leaf.
+Q queries, P items per leaf, X places of a chunk.
 """
 
 import dataclasses
@@ -183,14 +183,16 @@ def _in_window(
     empty_BKW = jnp.zeros((*windows.shape, width), bool)
     if sorted_edges.shape[-1] == 0:
         return empty_BKW
+    place_11X = jnp.arange(CHUNK, dtype=jnp.int32)[None, None]
     ranks_B2K = _ranks(sorted_edges, jnp.stack([windows, windows + width], axis=1))
     first_BK = ranks_B2K[:, 0]
     num_steps = -(-jnp.max(ranks_B2K[:, 1] - first_BK) // CHUNK)
 
     def add_chunk(step: Array, found_BKW: Array) -> Array:
+        rank_BKX = first_BK[..., None] + (step * CHUNK + place_11X)
+        offset_BKX = _at_ranks(sorted_edges, rank_BKX) - windows[..., None]
         for place in range(CHUNK):
-            offset_BK = _at_ranks(sorted_edges, first_BK + (step * CHUNK + place)) - windows
-            found_BKW = found_BKW | (offset_BK[..., None] == offset_11W)
+            found_BKW = found_BKW | (offset_BKX[..., place, None] == offset_11W)
         return found_BKW
 
     return jax.lax.fori_loop(0, num_steps, add_chunk, empty_BKW)

@@ -1,6 +1,7 @@
 """A tiny model and catalogues for the tests of generation, and plain-Python answers to compare."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +37,17 @@ SEVEN = np.array(
 
 
 def make_params(seed):
-    """Parameters whose logits are far from uniform."""
-    params = onerec.init_params(CONFIG, key=jax.random.key(seed))
-    params["embeddings"]["outputs"] *= 30.0
-    return params
+    """Random parameters whose logits are far from uniform."""
+    shapes = jax.eval_shape(partial(onerec.init_params, CONFIG), key=jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def values(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        scale = 0.5 if name.endswith("outputs") else leaf.shape[-1] ** -0.5
+        offset = 1.0 if name.endswith("scale") else 0.0
+        return jnp.asarray(offset + scale * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(values, shapes)
 
 
 def make_index(codes, popularity=None):

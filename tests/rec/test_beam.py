@@ -63,6 +63,7 @@ def test_one_beam_is_greedy():
         np.testing.assert_array_equal(beams.items[user, 0], sessions[0])
 
 
+@pytest.mark.long
 def test_cached_search_equals_recomputation():
     params, index = make_params(2), make_index(SEVEN)
     history = make_history(HISTORIES, SEVEN)
