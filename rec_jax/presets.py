@@ -30,6 +30,7 @@ from rec_jax.data.session_config import (
 )
 from rec_jax.model.config import OneRecConfig
 from rec_jax.moe.router import Balance
+from rec_jax.semantic_ids.collaborative import CollaborativeConfig
 from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
 from rec_jax.semantic_ids.residual import SemanticIdConfig
 
@@ -52,25 +53,29 @@ def demo() -> PipelineConfig:
             train_stride=1,
             min_positives=10,
         ),
-        embeddings=EmbeddingConfig(kind=EmbeddingKind.CONCAT),
+        embeddings=EmbeddingConfig(
+            kind=EmbeddingKind.CONCAT,
+            text_weight=0.2,
+            collaborative=CollaborativeConfig(window=10),
+        ),
         semantic_ids=SemanticIdConfig(level_sizes=(41, 41)),
         model=OneRecConfig(
             history_items=10,
             session_items=5,
-            d_model=128,
-            num_heads=4,
+            d_model=64,
+            num_heads=2,
             head_dim=32,
-            d_ff=512,
+            d_ff=256,
             num_encoder_layers=2,
             num_decoder_layers=2,
             num_experts=8,
             experts_per_token=2,
-            d_expert=256,
+            d_expert=128,
             dropout=0.1,
             scan_unroll=2,
         ),
         optim=OptimConfig(
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             schedule=Schedule.COSINE,
             warmup_steps=100,
             final_fraction=0.02,
@@ -80,10 +85,10 @@ def demo() -> PipelineConfig:
             clip_norm=1.0,
         ),
         pretrain=PretrainConfig(
-            batch_size=128,
+            batch_size=64,
             target_order=TargetOrder.SHUFFLED,
-            loop=LoopConfig(num_steps=700, evaluate_every=100, checkpoint_every=100),
-            pointwise_steps=300,
+            loop=LoopConfig(num_steps=3000, evaluate_every=300, checkpoint_every=300),
+            pointwise_steps=1200,
         ),
     )
 
