@@ -2,7 +2,8 @@
 #   make demo    real log -> semantic IDs -> OneRec -> sessions -> evaluation -> report
 #   make test    the tests and doctests          make test-long    also the long tests
 #   make lint    formatting, lint, types, import directions
-#   make bench   the benchmarks                  make clean        removes .venv and caches
+#   make bench   the benchmarks                  make notebooks    *.ipynb from their *.py
+#   make clean   removes .venv and caches
 # Another interpreter: make PYTHON=python3.13 VENV=.venv313 test
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --doctest-modules $(PACKAGES) tests
 
-.PHONY: help demo test test-long lint format bench clean
+.PHONY: help demo test test-long lint format notebooks bench clean
 
 help:
 	@sed -n 's/^#   /  /p' Makefile
@@ -42,6 +43,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(IN)/ruff format .
 	$(IN)/ruff check --fix .
+
+notebooks: $(VENV)/.dev
+	$(IN)/jupytext --update --to ipynb notebooks/*.py
 
 bench: $(VENV)/.main
 	$(IN)/python -m benchmarks

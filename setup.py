@@ -23,6 +23,9 @@ EXTRAS = {
     "dev": [
         "beartype>=0.23.1,<0.24",
         "import-linter>=2.16,<3",
+        "ipykernel>=7.4,<8",
+        "jupytext>=1.19.6,<1.20",
+        "nbclient>=0.11,<0.12",
         "pyright[nodejs]>=1.1.414,<1.2",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
