@@ -25,7 +25,8 @@ def next_token_loss(
 ) -> tuple[Ratio, Metrics]:
     r"""Next-token prediction over the codes of the session.
 
-    .. math:: L_{NTP} = - \sum_{i=1}^{m} \sum_{j=0}^{L-1} \log P(s_i^{j+1} \mid BOS, s_1, ..., s_i^j)
+    .. math::
+       L_{NTP} = - \sum_{i=1}^{m} \sum_{j=0}^{L-1} \log P(s_i^{j+1} \mid BOS, s_1, ..., s_i^j)
 
     (paper, Eq. 4, whose inner index is off by one; its successor, arXiv:2506.13695, writes it as
     here.) The balance term of the experts has value zero; it only carries a gradient for the

@@ -38,7 +38,7 @@ from rec_jax.semantic_ids.residual import SemanticIdConfig
 def demo() -> PipelineConfig:
     """MovieLens-100k on a CPU: semantic IDs, OneRec, evaluation, report.
 
-    1.7 million parameters, 1.0 million active per token. About 10 minutes on 2 cores without an
+    0.4 million parameters, 0.2 million active per token. About 10 minutes on 2 cores without an
     accelerator; `docs/benchmarks.md` has the measured times and results.
     """
     return PipelineConfig(
@@ -71,7 +71,7 @@ def demo() -> PipelineConfig:
             num_experts=8,
             experts_per_token=2,
             d_expert=128,
-            dropout=0.1,
+            dropout=0.2,
             scan_unroll=2,
         ),
         optim=OptimConfig(
@@ -79,7 +79,7 @@ def demo() -> PipelineConfig:
             schedule=Schedule.COSINE,
             warmup_steps=100,
             final_fraction=0.02,
-            weight_decay=0.01,
+            weight_decay=0.1,
             no_decay=(r"norm/scale$", r"router/bias$"),
             beta2=0.98,
             clip_norm=1.0,
@@ -87,7 +87,7 @@ def demo() -> PipelineConfig:
         pretrain=PretrainConfig(
             batch_size=64,
             target_order=TargetOrder.SHUFFLED,
-            loop=LoopConfig(num_steps=3000, evaluate_every=300, checkpoint_every=300),
+            loop=LoopConfig(num_steps=2700, evaluate_every=300, checkpoint_every=300),
             pointwise_steps=1200,
         ),
     )

@@ -36,6 +36,7 @@ from rec_jax.model.config import OneRecConfig
 from rec_jax.model.flops import train_flops
 from rec_jax.model.shardings import RULES
 from rec_jax.objectives import next_token_loss
+from rec_jax.semantic_ids.codebook import check_fingerprint
 from rec_jax.semantic_ids.item_index import ItemIndex
 from rec_jax.stages import prepare, tokenize
 
@@ -69,9 +70,20 @@ def run(config: PipelineConfig, *, pointwise: bool = False) -> bool:
 
 
 def load(run_dir: str, mesh: Mesh, *, pointwise: bool = False) -> tuple[OneRecConfig, Params]:
-    """The trained model of a run: its resolved configuration and best parameters, on `mesh`."""
+    """The trained model of a run: its resolved configuration and best parameters, on `mesh`.
+
+    Raises:
+      CheckpointError: the semantic IDs are no longer those that it was trained on, or its
+        parameters are damaged.
+      DataError: the stage is not done.
+    """
     name = POINTWISE_NAME if pointwise else NAME
     facts = read_done(run_dir, name)["facts"]
+    check_fingerprint(
+        facts["item_index"],
+        tokenize.load(run_dir).fingerprint,
+        f"the semantic IDs that the model in '{run_dir}' was trained on",
+    )
     folder = stage_folder(run_dir, name)
     model = from_dict(OneRecConfig, json.loads((folder / "model.json").read_text()))
     abstract = onerec.abstract_params(model, mesh)
@@ -151,7 +163,11 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
     )
     if result.preempted:
         return None
-    return {"best_step": result.best_step, "last_step": result.step}
+    return {
+        "best_step": result.best_step,
+        "last_step": result.step,
+        "item_index": index.fingerprint,
+    }
 
 
 def _first_targets(codes: np.ndarray, num_items: int) -> Any:

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from core_jax.errors import ConfigError
+from core_jax.errors import CheckpointError, ConfigError
 from core_jax.loop import LoopConfig
-from core_jax.mesh import MeshConfig
+from core_jax.mesh import MeshConfig, make_mesh
 from launch.cli import main
 from rec_jax.config import GenerateConfig, PipelineConfig, PretrainConfig
 from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
@@ -129,6 +129,14 @@ def test_another_architecture_in_the_same_run_is_an_error_that_names_it(run):
     changed = dataclasses.replace(run, model=dataclasses.replace(run.model, d_model=48))
     with pytest.raises(ConfigError, match=r"model.d_model: 32 -> 48.*--run-dir"):
         pretrain.run(changed)
+
+
+def test_a_model_refuses_other_semantic_ids(run, monkeypatch):
+    index = tokenize.load(run.run_dir)
+    other = dataclasses.replace(index, fingerprint="0123456789abcdef")
+    monkeypatch.setattr(tokenize, "load", lambda run_dir: other)
+    with pytest.raises(CheckpointError, match="0123456789abcdef"):
+        pretrain.load(run.run_dir, make_mesh(run.mesh))
 
 
 def test_the_training_report_has_losses_and_one_compilation(run):

@@ -20,7 +20,7 @@ from rec_jax.presets import PRESETS, demo
 # Level sizes that the catalogue decides; MovieLens-100k's disambiguation level has 28 codes here.
 EXTRA_LEVEL = {"demo": (28,), "demo_tiny": (28,), "demo_gpu": (28,)}
 COUNTS = {
-    "demo": (1_738_368, 951_936),
+    "demo": (443_200, 246_592),
     "demo_gpu": (30_534_400, 7_465_728),
     "onerec_0p1b": (96_879_072, 36_323_808),
     "onerec_1b": (939_918_432, 201_720_928),
