@@ -71,8 +71,9 @@ class SparseMoe(nn.Module):
         x_TD = x.reshape(-1, x.shape[-1]).astype(self.dtype)
         mask_T = None if token_mask is None else token_mask.reshape(-1)
         if mesh is None or mesh.size == 1 or self.is_initializing():
+            # The mesh knows better than this process, which may compile for another machine.
+            platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
             routing = route(config, x_TD, kernel, bias, mask_T)
-            platform = jax.default_backend()
             y_TD = apply_experts(config, experts, x_TD, routing, platform=platform)
             load_E, dropped = routing.load, jnp.zeros((), jnp.float32)
         else:
