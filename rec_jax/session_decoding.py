@@ -21,6 +21,7 @@ from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.embeddings import BOS, code_tokens
 from rec_jax.semantic_ids.constraint import (
+    Children,
     Exclusion,
     build_exclusion,
     items_of_leaves,
@@ -293,20 +294,17 @@ def _take_code(
 ) -> _State:
     """Scores the next codes of one level, selects, and moves the beams on."""
     logits_BKC = onerec.level_logits(task.model_config, task.params, hidden, level)
-    log_total_BK = jax.nn.logsumexp(logits_BKC, axis=-1)
+    children = None
     if task.config.constrained:
         children = legal_children(
             task.index, task.exclusion, level, state.nodes, state.paths[..., level]
         )
-        taken_BKW = _at_codes(logits_BKC, children.codes)
-        log_probs_BKW = jnp.where(children.legal, taken_BKW - log_total_BK[..., None], -jnp.inf)
-    else:
-        log_probs_BKW = logits_BKC - log_total_BK[..., None]
+    log_probs_BKW = candidate_log_probs(logits_BKC, children)
     step = jnp.asarray(item * task.index.num_levels + level, jnp.int32)
     selection = task.select(Candidates(log_probs=log_probs_BKW, scores=state.scores, step=step))
     if selection.parents is not None:
         state = _reordered(state, selection.parents)
-    if task.config.constrained:
+    if children is not None:
         windows_BK = children.windows
         if selection.parents is not None:
             windows_BK = jnp.take_along_axis(windows_BK, selection.parents, axis=1)
@@ -330,13 +328,25 @@ def _take_code(
     )
 
 
-def _at_codes(logits: Float[Array, "B K C"], codes: Int[Array, "*dims W"]) -> Float[Array, "B K W"]:
-    """Picks the logits of candidate codes; the root's candidates are the same for all beams."""
+def candidate_log_probs(
+    logits: Float[Array, "B K C"], children: Children | None
+) -> Float[Array, "B K W"]:
+    """Log-softmax over all codes of a level, read at the candidates; -inf where illegal.
+
+    Args:
+      logits: scores of all codes of the level.
+      children: the candidates; None: all codes.
+    """
+    log_total_BK1 = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if children is None:
+        return logits - log_total_BK1
+    codes = children.codes
     if codes.ndim == 3:
-        return jnp.take_along_axis(logits, codes, axis=-1, mode="promise_in_bounds")
-    if codes.shape[0] == logits.shape[-1]:  # Every code is used, and edges are in code order.
-        return logits
-    return logits.at[..., codes].get(mode="promise_in_bounds")
+        logits = jnp.take_along_axis(logits, codes, axis=-1, mode="promise_in_bounds")
+    elif codes.shape[0] < logits.shape[-1]:
+        logits = logits.at[..., codes].get(mode="promise_in_bounds")
+    # Otherwise every code of the level is in use, and edges are in the order of codes.
+    return jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
 
 
 def _reordered(state: _State, parents: Int[Array, "B K"]) -> _State:

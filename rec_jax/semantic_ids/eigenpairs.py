@@ -149,12 +149,17 @@ def _decorrelate(vectors_NR: Array) -> Array:
     """Nearly orthonormal columns of the same span: X L^-T with L L^T = X^T X + a small shift.
 
     Between passes that is enough, and it costs a product instead of a Householder reduction. The
-    shift keeps L regular where a matrix has a lower rank than there are columns.
+    shift keeps L regular where a matrix has a lower rank than there are columns; where rounding
+    makes the factorisation fail all the same, Householder takes over.
     """
     gram_RR = jnp.matmul(vectors_NR.T, vectors_NR, precision="highest")
     shift = 1e-6 * jnp.trace(gram_RR) / gram_RR.shape[0] + jnp.finfo(jnp.float32).tiny
     factor_RR = jnp.linalg.cholesky(gram_RR + shift * jnp.eye(gram_RR.shape[0]))
-    return jax.scipy.linalg.solve_triangular(factor_RR, vectors_NR.T, lower=True).T
+    return jax.lax.cond(
+        jnp.isfinite(factor_RR).all(),
+        lambda: jax.scipy.linalg.solve_triangular(factor_RR, vectors_NR.T, lower=True).T,
+        lambda: jnp.linalg.qr(vectors_NR)[0],
+    )
 
 
 def _gather_sum(indices_SW: Array, weights_SW: Array, dense_MR: Array) -> Array:
