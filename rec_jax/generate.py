@@ -98,9 +98,17 @@ def generate_sessions(
         if sampling is None:
             return beam_search(model_config, config, params, index, *inputs, mesh=mesh)
         batch_key = jax.random.fold_in(key, first)
-        options = dataclasses.asdict(sampling)
         return sample(
-            model_config, config, params, index, *inputs, key=batch_key, mesh=mesh, **options
+            model_config,
+            config,
+            params,
+            index,
+            *inputs,
+            key=batch_key,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            mesh=mesh,
         )
 
     done, pending = [], None

@@ -72,7 +72,7 @@ def _config(folder: pathlib.Path) -> PipelineConfig:
         optim=dataclasses.replace(base.optim, warmup_steps=1),
         generate=GenerateConfig(session_beams=3, item_beams=11, batch_size=32),
         evaluate=dataclasses.replace(base.evaluate, bootstrap_samples=50, legality_users=16),
-        mesh=MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+        mesh=MeshConfig(data=8),
     )
 
 
