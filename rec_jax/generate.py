@@ -97,6 +97,7 @@ def generate_sessions(
         inputs = jax.device_put(inputs, None if mesh is None else batch_sharding(mesh))
         if sampling is None:
             return beam_search(model_config, config, params, index, *inputs, mesh=mesh)
+        assert key is not None
         batch_key = jax.random.fold_in(key, first)
         return sample(
             model_config,
@@ -171,7 +172,7 @@ def _check_histories(
     if not (config.constrained and config.exclude_history):
         return
     leaf_of_item_I = np.asarray(index.leaf_of_item)
-    leaf_sizes_V = np.diff(np.asarray(index.item_starts))
+    leaf_sizes_V = np.diff(np.asarray(index.item_starts, np.int64))
     num_known_U = (histories >= 0).sum(axis=1)
     for user in np.flatnonzero(index.num_leaves - num_known_U < config.num_items):
         known = np.unique(histories[user][histories[user] >= 0])

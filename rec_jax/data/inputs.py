@@ -3,7 +3,7 @@
 Dimension key: B examples of a batch, N history items, M session items, L code levels, I items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def batch_to_codes(
 
 
 def shuffle_targets(
-    example: dict[str, np.ndarray], generator: np.random.Generator
+    example: Mapping[str, np.ndarray], generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Permutes the items of a target; padding stays behind them. A `random_map` of the pipeline.
 

@@ -11,6 +11,7 @@ Y decoder layers, E experts.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -164,10 +165,10 @@ def apply(
     def layer_function(
         layer_params: Params, tokens_B1TD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, MoeAux]:
-        variables = {"params": layer_params}
-        cross = layer.apply(variables, encoded_BSD, method="cross_keys_values")
-        tokens_B1TD, aux, _ = layer.apply(
-            variables,
+        cross = _run(layer, layer_params, encoded_BSD, method="cross_keys_values")
+        tokens_B1TD, aux, _ = _run(
+            layer,
+            layer_params,
             _constrain(tokens_B1TD, mesh),
             cross,
             mask_BS[:, None],
@@ -209,9 +210,7 @@ def encode(
     encoded_BSD, mask_BS = _encode_tokens(config, params, history_codes, history_mask, mesh=mesh)
     layer = DecoderLayer(config, mesh)
     keys, values = jax.vmap(
-        lambda layer_params: layer.apply(
-            {"params": layer_params}, encoded_BSD, method="cross_keys_values"
-        )
+        lambda layer_params: _run(layer, layer_params, encoded_BSD, method="cross_keys_values")
     )(params["decoder"]["layers"])
     return EncodedHistory(keys=keys, values=values, mask=mask_BS)
 
@@ -263,8 +262,9 @@ def decode(
         layer_params: Params, tokens_BKTD: Array, inputs: tuple[KeysValues, KeysValues], _: None
     ) -> tuple[Array, KeysValues]:
         cross, held = inputs
-        tokens_BKTD, _, held = layer.apply(
-            {"params": layer_params},
+        tokens_BKTD, _, held = _run(
+            layer,
+            layer_params,
             _constrain(tokens_BKTD, mesh),
             cross,
             encoded.mask[:, None],
@@ -289,9 +289,12 @@ def level_logits(
     config: OneRecConfig, params: Params, hidden: Float[Array, "*lead D"], level: int
 ) -> Float[Array, "*lead C"]:
     """Scores of the codes of one level, float32, from normalised hidden states."""
-    return Embeddings(config).apply(
-        {"params": params["embeddings"]}, hidden, level, method="logits"
-    )
+    return _run(Embeddings(config), params["embeddings"], hidden, level, method="logits")
+
+
+def _run(module: nn.Module, params: Params, *arguments: PyTree, **options: Any) -> Any:
+    """Applies a module to its parameters; Linen's own return type covers more than we use."""
+    return module.apply({"params": params}, *arguments, **options)
 
 
 def _encode_tokens(
@@ -310,8 +313,9 @@ def _encode_tokens(
     def layer_function(
         layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, None]:
-        tokens_BSD = layer.apply(
-            {"params": layer_params},
+        tokens_BSD = _run(
+            layer,
+            layer_params,
             _constrain(tokens_BSD, mesh),
             mask_BS[:, None],
             deterministic=layer_key is None,
@@ -319,9 +323,7 @@ def _encode_tokens(
         )
         return tokens_BSD, None
 
-    embedded_BSD = Embeddings(config).apply(
-        {"params": params["embeddings"]}, history_codes, method="history"
-    )
+    embedded_BSD = _run(Embeddings(config), params["embeddings"], history_codes, method="history")
     tokens_BSD, _ = run_stack(
         layer_function,
         params["encoder"]["layers"],
@@ -337,14 +339,14 @@ def _embedded_session(
     config: OneRecConfig, params: Params, tokens: Int[Array, "B K T"], start: Array | int
 ) -> Float[Array, "B K T D"]:
     """Embeds decoder tokens."""
-    return Embeddings(config).apply(
-        {"params": params["embeddings"]}, tokens, jnp.asarray(start), method="session"
+    return _run(
+        Embeddings(config), params["embeddings"], tokens, jnp.asarray(start), method="session"
     )
 
 
 def _norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
     """The final norm of the encoder or the decoder."""
-    return nn.RMSNorm(dtype=config.compute_dtype.dtype).apply({"params": params}, tokens)
+    return _run(nn.RMSNorm(dtype=config.compute_dtype.dtype), params, tokens)
 
 
 def _constrain(tokens: Array, mesh: Mesh | None) -> Array:

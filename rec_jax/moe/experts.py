@@ -210,9 +210,12 @@ def _backward_rule(
             _add(held, _dot(rows_PD, new, dims=(0, 0)), expert)
             for held, new in zip(d_inner, d_pre, strict=True)
         )
-        d_rows_PD = sum(
-            _dot(new, kernel[expert], dims=(1, 1))
-            for new, kernel in zip(d_pre, weights, strict=True)
+        d_rows_PD = functools.reduce(
+            jnp.add,
+            (
+                _dot(new, kernel[expert], dims=(1, 1))
+                for new, kernel in zip(d_pre, weights, strict=True)
+            ),
         )
         d_rows = _put(d_rows, d_rows_PD.astype(dtype), at)
         return d_inner, d_down, d_rows, _put(d_gates, d_gate_P, at)

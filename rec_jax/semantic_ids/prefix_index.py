@@ -89,15 +89,14 @@ def build_prefix_index(
         raise DataError(
             "the catalogue has no items; run the tokenize stage on a log with at least one item"
         )
-    if popularity is None:
-        popularity = np.zeros(num_items, np.int32)
-    if popularity.shape != (num_items,):
+    counts_I = np.zeros(num_items, np.int32) if popularity is None else popularity
+    if counts_I.shape != (num_items,):
         raise DataError(
-            f"popularity has shape {popularity.shape} but the catalogue has {num_items} items; "
+            f"popularity has shape {counts_I.shape} but the catalogue has {num_items} items; "
             "count interactions over the same items that have semantic IDs"
         )
     # The last key sorts first: by codes, then by falling popularity (stable: then by item).
-    order_I = np.lexsort((-popularity.astype(np.int64), *codes_IL.T[::-1]))
+    order_I = np.lexsort((-counts_I.astype(np.int64), *codes_IL.T[::-1]))
     sorted_IL = codes_IL[order_I]
     # nodes[l][i]: the node of level l above the i-th sorted item.
     is_new_I = np.zeros(num_items, bool)

@@ -202,6 +202,8 @@ def _validation(
             totals = metrics if totals is None else merge(totals, metrics)
         assert totals is not None
         values = compute(totals)
-        return {f"valid_{name}": value for name, value in values.items() if np.isscalar(value)}
+        return {
+            f"valid_{name}": value for name, value in values.items() if isinstance(value, float)
+        }
 
     return evaluate
