@@ -1,0 +1,25 @@
+"""Runs the short benchmarks one after the other: `python -m benchmarks`.
+
+`benchmarks.movielens` takes most of an hour and is run by its own name.
+"""
+
+import subprocess
+import sys
+
+SHORT = ("moe_layer", "beam_search", "constraint")
+
+
+def main() -> int:
+    """Runs each in a process of its own; returns 1 if one of them failed."""
+    failed = []
+    for name in SHORT:
+        print(f"== benchmarks.{name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
