@@ -8,7 +8,7 @@ from collections.abc import Callable
 from core_jax.jobs import Job
 from rec_jax.config import PipelineConfig
 from rec_jax.presets import PRESETS
-from rec_jax.stages import evaluate, prepare, pretrain, recommend, report, tokenize
+from rec_jax.stages import encode, evaluate, prepare, pretrain, recommend, report, tokenize
 
 
 def run_pipeline(config: PipelineConfig) -> None:
@@ -46,6 +46,11 @@ def _recommend_defaults() -> recommend.RecommendConfig:
     return recommend.RecommendConfig()
 
 
+def _encode_defaults() -> encode.EncodeConfig:
+    """Codes of new items on the terminal, three near items beside each; seconds on a CPU."""
+    return encode.EncodeConfig()
+
+
 JOBS: dict[str, Job] = {
     "rec.pipeline": Job(run_pipeline, PRESETS, "OneRec from a log to a report: every stage."),
     "rec.prepare": Job(_stage(prepare.run), PRESETS, "Stage 1: log -> checked log, sessions."),
@@ -57,6 +62,12 @@ JOBS: dict[str, Job] = {
         recommend.run,
         {"default": _recommend_defaults},
         "Sessions for one user (--user) or a history (--history), in words.",
+        owns_run=False,
+    ),
+    "rec.encode": Job(
+        encode.run,
+        {"default": _encode_defaults},
+        "Semantic IDs of new items (--items new_items.csv), by nearest centroid.",
         owns_run=False,
     ),
 }

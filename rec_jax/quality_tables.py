@@ -36,6 +36,10 @@ def quality_tables(quality: Mapping[str, Any]) -> tuple[Table, Table]:
         "smallest bucket": lambda level: f"{level['smallest_bucket']:,}",
         "largest bucket": lambda level: f"{level['largest_bucket']:,}",
     }
+    rows = [(name, *(cell(part) for part in parts.values())) for name, cell in whole.items()]
+    if quality.get("predicted_share") is not None:  # absent in runs of before it was kept
+        share = f"{quality['predicted_share']:.1%}"
+        rows.append(("items whose collaborative factors are from text", share, share))
     num_levels = len(quality["catalogue"]["levels"])
     return (
         Table(
@@ -44,9 +48,7 @@ def quality_tables(quality: Mapping[str, Any]) -> tuple[Table, Table]:
             "the codes its items have. Nearest centroid: what new items get. Both agree on "
             f"{quality['agreement']:.1%} of the items.",
             header=("quantity", *parts),
-            rows=tuple(
-                (name, *(cell(part) for part in parts.values())) for name, cell in whole.items()
-            ),
+            rows=tuple(rows),
         ),
         Table(
             title="Semantic IDs per level",

@@ -128,6 +128,24 @@ def clean_log(
     )
 
 
+def clean_items(items: pl.DataFrame, *, source: str) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Checks an item table without a log, and completes it as `clean_log` does.
+
+    Args:
+      items: at least the column item_id.
+      source: name of its file, for messages.
+
+    Returns:
+      The columns of `ITEM_COLUMNS` and all others, one row per id in the table's order; and the
+      counts of rows dropped since their id is absent or repeated, by reason.
+
+    Raises:
+      DataError: names file, column, number of rows and remedy.
+    """
+    drops: dict[str, int] = {}
+    return _item_table(items, None, source, drops), drops
+
+
 def describe(log: InteractionLog) -> str:
     """Returns a few lines on a log: sizes, time span, feedback columns, dropped rows."""
     events = log.interactions
@@ -242,13 +260,14 @@ def _drop_unknown(
 
 def _id_table(
     table: pl.DataFrame | None,
-    events: pl.DataFrame,
+    events: pl.DataFrame | None,
     key: str,
     source: str,
     drops: dict[str, int],
 ) -> pl.DataFrame:
     """Returns a table with one row per id, in the table's order, or the sorted ids that occur."""
     if table is None:
+        assert events is not None
         return events.select(pl.col(key).unique().sort())
     if table.is_empty():
         raise DataError(f"'{source}' has no rows; give a table with one row per {key}, or none")
@@ -261,7 +280,7 @@ def _id_table(
 
 
 def _item_table(
-    items: pl.DataFrame | None, events: pl.DataFrame, source: str, drops: dict[str, int]
+    items: pl.DataFrame | None, events: pl.DataFrame | None, source: str, drops: dict[str, int]
 ) -> pl.DataFrame:
     """Returns the catalogue with every standard column; an absent text is title and categories."""
     table = _id_table(items, events, "item_id", source, drops)

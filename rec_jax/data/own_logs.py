@@ -22,6 +22,7 @@ from rec_jax.data.interactions import (
     REQUIRED,
     DefectPolicy,
     InteractionLog,
+    clean_items,
     clean_log,
     require_columns,
 )
@@ -103,7 +104,9 @@ def read_own_log(config: OwnLogConfig) -> InteractionLog:
     events, num_unreadable = _events(table, mapping, config)
     return clean_log(
         events,
-        _items(config) if config.items_path else None,
+        _item_table(config.items_path, config.item_columns, config.category_separator)
+        if config.items_path
+        else None,
         _users(config) if config.users_path else None,
         source=config.path,
         items_source=config.items_path,
@@ -111,6 +114,26 @@ def read_own_log(config: OwnLogConfig) -> InteractionLog:
         earlier_drops={"unreadable_time": num_unreadable},
         defects=config.defects,
     )
+
+
+def read_item_table(
+    path: str, *, columns: tuple[str, ...] = (), category_separator: str = "|"
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Reads and checks an item table alone, as `read_own_log` does with that of a log.
+
+    Args:
+      path: a .parquet, .csv, .tsv or .jsonl file.
+      columns: mapping of its columns, as in `OwnLogConfig.item_columns`.
+      category_separator: between the categories of an item, where they are one string.
+
+    Returns:
+      The table with all columns of `ITEM_COLUMNS`, and the counts of dropped rows by reason.
+
+    Raises:
+      ConfigError: the mapping cannot be read, or names a column twice.
+      DataError: names file, column, number of rows and remedy.
+    """
+    return clean_items(_item_table(path, columns, category_separator), source=path)
 
 
 def _mapping(entries: tuple[str, ...], setting: str) -> dict[str, str]:
@@ -280,22 +303,21 @@ def _example(column: pl.Series) -> str:
     return f"row {place}: '{column[place]}'"
 
 
-def _items(config: OwnLogConfig) -> pl.DataFrame:
+def _item_table(path: str, columns: tuple[str, ...], category_separator: str) -> pl.DataFrame:
     """Reads the item table; categories that are one string are split."""
-    table = _side_table(config.items_path, config.item_columns, "item_id", "item_columns")
+    table = _side_table(path, columns, "item_id", "item_columns")
     expressions = []
     for name, expected in ITEM_COLUMNS.items():
         if name in table.columns and name != "item_id":
             kind = table.schema[name]
             column = pl.col(name)
             if name == "categories" and kind == pl.String:
-                parts = column.fill_null("").str.split(config.category_separator)
+                parts = column.fill_null("").str.split(category_separator)
                 part = pl.element().str.strip_chars()
                 column = parts.list.eval(part.filter(part != ""))
             elif not (kind.is_numeric() or kind in (pl.String, pl.Null) or name == "categories"):
                 raise DataError(
-                    f"'{config.items_path}': column '{name}' is {kind} in all {table.height} "
-                    "rows; expected text"
+                    f"'{path}': column '{name}' is {kind} in all {table.height} rows; expected text"
                 )
             expressions.append(column.cast(expected))
     return table.with_columns(expressions)

@@ -1,6 +1,7 @@
 """Item embeddings from who consumed what: a factorised item-item similarity.
 
-Dimension key: I items, P positive events, D dimensions, F text features, E pairs of items.
+Dimension key: I items, P positive events, D dimensions, E pairs of items, F text features, S items
+to learn from, N items to predict.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from core_jax.arrays import Array, Bool, Float, Int, Key
+from core_jax.arrays import Array, Float, Int, Key, PyTree
 from core_jax.errors import ConfigError, DataError
 from rec_jax.semantic_ids.eigenpairs import leading_eigenpairs, multiply, sparse_rows
 
@@ -44,6 +45,19 @@ class CollaborativeConfig:
             )
         if self.ridge <= 0:
             raise ConfigError(f"collaborative.ridge is {self.ridge}; it must be positive")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RidgeRegression:
+    """Collaborative factors as a linear function of text features."""
+
+    weights: PyTree
+    """Float32 [F, D]."""
+    feature_mean: PyTree
+    """Float32 [F]."""
+    factor_mean: PyTree
+    """Float32 [D]: the prediction for mean features."""
 
 
 def collaborative_factors(
@@ -98,48 +112,46 @@ def collaborative_factors(
     return np.asarray(found.vectors * jnp.sqrt(jnp.maximum(found.values, 0.0))[None])
 
 
-def fill_unseen(
+def fit_ridge(
     config: CollaborativeConfig,
-    factors: Float[np.ndarray, "I D"],
-    features: Float[np.ndarray, "I F"],
-    is_seen: Bool[np.ndarray, "I"],
-) -> Float[np.ndarray, "I D"]:
-    """Places items without training events by ridge regression from their text features.
+    factors: Float[np.ndarray, "S D"],
+    features: Float[np.ndarray, "S F"],
+) -> RidgeRegression:
+    """Learns from items that have both what a text says about collaborative factors.
 
-    With features X and factors Y of the seen items, both centred: W = (X^T X + ridge I)^-1 X^T Y.
+    With features X and factors Y, both centred: W = (X^T X + ridge I)^-1 X^T Y.
 
     Args:
       config: the ridge.
-      factors: Y; rows of unseen items are ignored.
-      features: X, of all items.
-      is_seen: True where a row of `factors` is to be learned from and kept.
+      factors: Y.
+      features: X of the same items; at least one.
 
     Returns:
-      `factors` with the rows of unseen items predicted, float32.
+      The regression for `predict_factors`, NumPy arrays.
     """
-    if is_seen.all() or not is_seen.any():
-        return factors
-    predicted = _ridge_predict(
-        jnp.asarray(features[is_seen]),
-        jnp.asarray(factors[is_seen]),
-        jnp.asarray(features[~is_seen]),
-        jnp.asarray(config.ridge, jnp.float32),
-    )
-    filled = factors.copy()
-    filled[~is_seen] = np.asarray(predicted)
-    return filled
+    ridge = jnp.asarray(config.ridge, jnp.float32)
+    return jax.device_get(_ridge(jnp.asarray(features), jnp.asarray(factors), ridge))
+
+
+def predict_factors(
+    regression: RidgeRegression, features: Float[np.ndarray, "N F"]
+) -> Float[np.ndarray, "N D"]:
+    """Collaborative factors of items without training events, from their text features, float32."""
+    centred_NF = jnp.asarray(features) - regression.feature_mean[None]
+    product_ND = jnp.matmul(centred_NF, jnp.asarray(regression.weights), precision="highest")
+    return np.asarray(product_ND + regression.factor_mean[None])
 
 
 @jax.jit
-def _ridge_predict(known_SF: Array, factors_SD: Array, new_UF: Array, ridge: Array) -> Array:
+def _ridge(known_SF: Array, factors_SD: Array, ridge: Array) -> RidgeRegression:
     """Ridge regression with an unpenalised intercept."""
-    mean_1F, mean_1D = known_SF.mean(axis=0, keepdims=True), factors_SD.mean(axis=0, keepdims=True)
-    centred_SF = known_SF - mean_1F
+    mean_F, mean_D = known_SF.mean(axis=0), factors_SD.mean(axis=0)
+    centred_SF = known_SF - mean_F[None]
     gram_FF = jnp.matmul(centred_SF.T, centred_SF, precision="highest")
     gram_FF = gram_FF + ridge * jnp.eye(gram_FF.shape[0])
-    target_FD = jnp.matmul(centred_SF.T, factors_SD - mean_1D, precision="highest")
+    target_FD = jnp.matmul(centred_SF.T, factors_SD - mean_D[None], precision="highest")
     weights_FD = jax.scipy.linalg.solve(gram_FF, target_FD, assume_a="pos")
-    return jnp.matmul(new_UF - mean_1F, weights_FD, precision="highest") + mean_1D
+    return RidgeRegression(weights=weights_FD, feature_mean=mean_F, factor_mean=mean_D)
 
 
 def _count_pairs(users: np.ndarray, positives: np.ndarray, window: int) -> pl.DataFrame:

@@ -67,6 +67,9 @@ class QualityReport:
     """The codes that `encode_nearest` gives the same items."""
     agreement: float
     """Share of items for which the two are equal on every level."""
+    predicted_share: float | None = None
+    """Share of items whose collaborative factors are predicted from their text, for want of
+    training events; None where embeddings have no such factors."""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts, lists, numbers: ready for JSON."""
@@ -77,13 +80,21 @@ class QualityReport:
 
     def __str__(self) -> str:
         """A table with one column per assignment."""
+        predicted = ""
+        if self.predicted_share is not None:
+            predicted = f"; collaborative factors of {self.predicted_share:.1%} are from their text"
         return quality_table({"catalogue": self.catalogue, "nearest": self.nearest}) + (
             f"\n{self.num_items} items; both assignments agree on {self.agreement:.1%} of them"
+            + predicted
         )
 
 
 def quality_report(
-    codebook: Codebook, embeddings: Float[Array | np.ndarray, "I D"], codes: Int[np.ndarray, "I L"]
+    codebook: Codebook,
+    embeddings: Float[Array | np.ndarray, "I D"],
+    codes: Int[np.ndarray, "I L"],
+    *,
+    num_predicted: int | None = None,
 ) -> QualityReport:
     """Measures the codes of a catalogue, and those that nearest centroids would give.
 
@@ -91,6 +102,7 @@ def quality_report(
       codebook: the centroids.
       embeddings: one row per item, the rows the codebook was built from.
       codes: the catalogue's codes, without the level that resolves collisions.
+      num_predicted: items whose collaborative factors are predicted from their text, or None.
 
     Returns:
       The report.
@@ -101,6 +113,7 @@ def quality_report(
         catalogue=assignment_quality(codebook, embeddings, codes),
         nearest=assignment_quality(codebook, embeddings, nearest),
         agreement=float((nearest == codes).all(axis=-1).mean()),
+        predicted_share=None if num_predicted is None else num_predicted / codes.shape[0],
     )
 
 

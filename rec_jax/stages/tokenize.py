@@ -16,7 +16,7 @@ from core_jax.run_folder import run_stage, stage_folder
 from rec_jax.baselines.methods import training_sequences
 from rec_jax.config import PipelineConfig
 from rec_jax.semantic_ids.codebook import save_codebook
-from rec_jax.semantic_ids.embeddings import item_embeddings
+from rec_jax.semantic_ids.embedder import embed_catalogue, save_embedder
 from rec_jax.semantic_ids.item_index import (
     ItemIndex,
     build_item_index,
@@ -38,13 +38,14 @@ def run(config: PipelineConfig) -> bool:
         log, data = prepare.load(config.run_dir)
         embedding_key, codebook_key = jax.random.split(jax.random.key(config.seed))
         users, positives = training_sequences(data)
-        embeddings = item_embeddings(
+        embedded = embed_catalogue(
             config.embeddings,
             prepare.item_table(log, data),
             users,
             positives,
             key=embedding_key,
         )
+        embeddings = embedded.embeddings
         codebook, codes = fit_residual(embeddings, config.semantic_ids, key=codebook_key)
         index = build_item_index(
             codes,
@@ -53,9 +54,14 @@ def run(config: PipelineConfig) -> bool:
             data.train_item_counts,
             codebook_fingerprint=codebook.fingerprint,
         )
-        quality = quality_report(codebook, embeddings, codes)
+        quality = quality_report(codebook, embeddings, codes, num_predicted=embedded.num_predicted)
         np.save(folder / "embeddings.npy", embeddings)
         save_codebook(codebook, folder / "codebook.npz")
+        save_embedder(
+            embedded.embedder,
+            folder / "embedder.npz",
+            codebook_fingerprint=codebook.fingerprint,
+        )
         save_item_index(index, folder / "item_index.npz")
         (folder / "quality.json").write_text(json.dumps(quality.to_dict(), indent=2))
         columns = {"catalogue": quality.catalogue, "nearest": quality.nearest}

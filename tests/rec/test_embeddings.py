@@ -12,18 +12,24 @@ from rec_jax.semantic_ids import collaborative as collaborative_module
 from rec_jax.semantic_ids.collaborative import (
     CollaborativeConfig,
     collaborative_factors,
-    fill_unseen,
+    fit_ridge,
+    predict_factors,
 )
-from rec_jax.semantic_ids.embeddings import (
-    EmbeddingConfig,
-    EmbeddingKind,
-    item_embeddings,
-    standardise,
-)
-from rec_jax.semantic_ids.text_features import TextConfig, text_features
+from rec_jax.semantic_ids.embedder import embed_catalogue
+from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
+from rec_jax.semantic_ids.scaling import fit_scaling, scale
+from rec_jax.semantic_ids.text_features import TextConfig, fit_text_features
 
 KEY = jax.random.key(0)
 WIDE = 1000  # more dimensions than any matrix here has: nothing is cut off
+
+
+def text_features(config, items, *, key):
+    return fit_text_features(config, items, key=key)[0]
+
+
+def standardise(part):
+    return scale(fit_scaling(part), part)
 
 
 def make_items(rows):
@@ -170,27 +176,27 @@ def test_unseen_items_are_placed_by_ridge_regression():
     rng = np.random.default_rng(0)
     features, factors = rng.normal(size=(41, 5)), rng.normal(size=(41, 3))
     is_seen = np.arange(41) < 31
-    filled = fill_unseen(
+    regression = fit_ridge(
         CollaborativeConfig(ridge=0.7),
-        factors.astype(np.float32),
-        features.astype(np.float32),
-        is_seen,
+        factors[is_seen].astype(np.float32),
+        features[is_seen].astype(np.float32),
     )
+    predicted = predict_factors(regression, features[~is_seen].astype(np.float32))
     known, target = features[is_seen], factors[is_seen]
     centred = known - known.mean(axis=0)
     weights = np.linalg.solve(
         centred.T @ centred + 0.7 * np.eye(5), centred.T @ (target - target.mean(axis=0))
     )
     expected = (features[~is_seen] - known.mean(axis=0)) @ weights + target.mean(axis=0)
-    np.testing.assert_array_equal(filled[is_seen], factors[is_seen].astype(np.float32))
-    np.testing.assert_allclose(filled[~is_seen], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_large_ridge_places_unseen_items_at_the_mean():
     features, factors = np.eye(7, 3, dtype=np.float32), np.arange(14.0, dtype=np.float32)
     factors = factors.reshape(7, 2)
-    filled = fill_unseen(CollaborativeConfig(ridge=1e9), factors, features, np.arange(7) != 2)
-    np.testing.assert_allclose(filled[2], factors[np.arange(7) != 2].mean(axis=0), rtol=1e-5)
+    regression = fit_ridge(CollaborativeConfig(ridge=1e9), factors, features)
+    predicted = predict_factors(regression, features[:2] + 5.0)
+    np.testing.assert_allclose(predicted, np.tile(factors.mean(axis=0), (2, 1)), rtol=1e-5)
 
 
 def test_standardised_parts_have_mean_zero_and_unit_mean_square():
@@ -215,7 +221,7 @@ def embed(kind, catalogue, **fields):
     config = EmbeddingConfig(
         kind=kind, text=TextConfig(dim=5), collaborative=CollaborativeConfig(dim=7), **fields
     )
-    return item_embeddings(config, *catalogue, key=KEY)
+    return embed_catalogue(config, *catalogue, key=KEY).embeddings
 
 
 def squared_distances(embeddings):
