@@ -37,6 +37,8 @@ class Table:
     """One or two sentences: how to read the numbers."""
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+    """Rows that the page brings out; what is special in them must also be told in a cell."""
 
 
 def to_text(table: Table) -> str:
@@ -95,27 +97,50 @@ def choice_table(name: str, choice: ItemKnnChoice) -> Table:
       choice: all trials.
 
     Returns:
-      Recall at the grid's k of every trial.
+      Recall and NDCG at the grid's k of every trial; the row of the best one is marked.
     """
     windows = sorted({trial.config.window for trial in choice.trials})
     rows: dict[tuple[int, float], dict[int, str]] = {}
     for trial in choice.trials:
         star = "*" if trial == choice.best else ""
         cells = rows.setdefault((trial.config.distance, trial.config.shrinkage), {})
-        cells[trial.config.window] = f"{star}{trial.recall:.4f}"
+        cells[trial.config.window] = f"{star}{trial.recall:.4f} / {trial.ndcg:.4f}"
+    best = (choice.best.config.distance, choice.best.config.shrinkage)
     return Table(
-        title=f"{name}: Recall on validation",
+        title=f"{name}: Recall@{choice.k} / NDCG@{choice.k} on validation",
         note="Window: history items that vote. Shrinkage: added to the cosine's denominator. "
         "Distance: steps within which items keep company. *: chosen.",
         header=("company, shrinkage", *(f"window {window}" for window in windows)),
         rows=tuple(
             (
-                f"{f'distance {distance}' if distance else 'whole profile'}, {shrinkage:g}",
+                f"{_company(distance)}, {shrinkage:g}",
                 *(cells.get(window, ABSENT) for window in windows),
             )
             for (distance, shrinkage), cells in rows.items()
         ),
+        marked=(list(rows).index(best),),
     )
+
+
+def choice_line(name: str, choice: ItemKnnChoice) -> str:
+    """What was chosen for an item-kNN, and out of how many.
+
+    >>> from rec_jax.baselines.item_knn import ItemKnnConfig, ItemKnnTrial
+    >>> config = ItemKnnConfig(window=5, shrinkage=20.0, distance=10)
+    >>> best = ItemKnnTrial(config=config, recall=0.15, ndcg=0.125)
+    >>> choice_line("item-kNN", ItemKnnChoice(k=10, best=best, trials=(best,) * 30))
+    'item-kNN: window 5, distance 10, shrinkage 20; the best of 30'
+    """
+    best = choice.best.config
+    return (
+        f"{name}: window {best.window}, {_company(best.distance)}, shrinkage {best.shrinkage:g}; "
+        f"the best of {len(choice.trials)}"
+    )
+
+
+def _company(distance: int) -> str:
+    """Name of a grid's distance."""
+    return f"distance {distance}" if distance else "whole profile"
 
 
 def interval_text(interval: Interval | None) -> str:

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from core_jax.arrays import Float
 from core_jax.errors import DataError
@@ -43,6 +44,8 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#E3E3E3",
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.09,
 }
 """Matplotlib settings of every figure."""
 
@@ -89,6 +92,7 @@ def plot_loss(
             axes.axvline(best_step, color=GREEN, ls="--", lw=1.5, label=f"kept: step {best_step}")
         axes.set(title=title, xlabel="step", ylabel="loss (nats per code)")
         axes.set_xlim(0, max([*train_steps, *valid_steps]) * 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         axes.legend()
 
 
@@ -128,6 +132,7 @@ def plot_code_usage(
             axes.set_title(f"level {level + 1}: {used:,} of {num_codes:,} used", size=11, pad=8)
             axes.set(xlabel="codes, fullest first", xlim=(0, num_codes), ylim=(0, None))
             axes.set_ylim(0, 1.15 * max(descending_V.max(), 1))
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
             if level == 0:
                 axes.set_ylabel("items")
 

@@ -19,7 +19,8 @@ def quality_tables(quality: Mapping[str, Any]) -> tuple[Table, Table]:
       quality: the report as nested dicts.
 
     Returns:
-      Whole-ID measures, and measures per level; both assignments stand side by side.
+      Whole-ID measures with both assignments side by side, and measures per level with one
+      assignment below the other.
     """
     parts = {title: quality[name] for name, title in ASSIGNMENTS.items()}
     whole = {
@@ -53,17 +54,14 @@ def quality_tables(quality: Mapping[str, Any]) -> tuple[Table, Table]:
         Table(
             title="Semantic IDs per level",
             note="A bucket is the set of items that carry a code of the level.",
-            header=("level", *(f"{name}, {title}" for name in per_level for title in ASSIGNMENTS)),
+            header=("level, codes", *per_level),
             rows=tuple(
                 (
-                    str(level + 1),
-                    *(
-                        cell(part["levels"][level])
-                        for cell in per_level.values()
-                        for part in parts.values()
-                    ),
+                    f"{level + 1}, {title}",
+                    *(cell(part["levels"][level]) for cell in per_level.values()),
                 )
                 for level in range(num_levels)
+                for title, part in parts.items()
             ),
         ),
     )

@@ -49,8 +49,8 @@ class ReportInputs:
     semantic_ids: tuple[Table, ...] = ()
     """Quality of the semantic IDs."""
     samples: tuple[Sample, ...] = ()
-    choices: tuple[Table, ...] = ()
-    """What was tried on validation, for every tuned method."""
+    choices: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    """What was tried on validation for every tuned method, by a line that says what was chosen."""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """How much every session rule and filter let through, in order."""
     drops: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -102,7 +102,9 @@ def page_html(inputs: ReportInputs) -> str:
         "Pictures": "".join(_figure(plot) for plot in inputs.plots),
         "Sample sessions": "".join(_sample(sample) for sample in inputs.samples),
         "Semantic IDs": "".join(_table(table) for table in inputs.semantic_ids),
-        "Chosen on validation": "".join(_table(table) for table in inputs.choices),
+        "Chosen on validation": "".join(
+            _folded(line, _table(table)) for line, table in inputs.choices.items()
+        ),
         "From log to sessions": "".join(_table(table) for table in log_tables if table.rows),
         "Configuration": _configuration(inputs.config),
     }
@@ -145,16 +147,17 @@ def _table(table: Table) -> str:
     """A table with its caption above, its note below, and sideways scrolling where narrow."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
+        ('<tr class="marked">' if place in table.marked else "<tr>")
+        + f'<th scope="row">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(_typeset(cell))}</td>" for cell in row[1:])
         + "</tr>"
-        for row in table.rows
+        for place, row in enumerate(table.rows)
     )
     title = escape(table.title)
     note = f'<p class="note">{escape(_typeset(table.note))}</p>' if table.note else ""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">'
-        f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead>"
+        f"<table><caption><span>{title}</span></caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{note}"
     )
 
@@ -234,7 +237,12 @@ def _configuration(config: Mapping[str, Any]) -> str:
     if not config:
         return ""
     text = escape(json.dumps(config, indent=2))
-    return f"<details><summary>All settings of this run</summary><pre>{text}</pre></details>"
+    return _folded("All settings of this run", f"<pre>{text}</pre>")
+
+
+def _folded(summary: str, body: str) -> str:
+    """A body that shows when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
 def _anchor(heading: str) -> str:

@@ -77,6 +77,8 @@ class ItemKnnTrial:
 class ItemKnnChoice:
     """The best point of the grid, and every trial in the order tried."""
 
+    k: int
+    """Recall and NDCG are those of the first k items."""
     best: ItemKnnTrial
     trials: tuple[ItemKnnTrial, ...]
 
@@ -223,7 +225,7 @@ def choose_item_knn(
                     )
                 )
     best = max(trials, key=lambda trial: (trial.recall, trial.ndcg))
-    return ItemKnnChoice(best=best, trials=tuple(trials))
+    return ItemKnnChoice(k=grid.k, best=best, trials=tuple(trials))
 
 
 def _voters(recent_UH: np.ndarray, num_items: int) -> scipy.sparse.csr_array:

@@ -157,7 +157,7 @@ def _projection(matrix_IV: scipy.sparse.csr_array, features_ID: np.ndarray) -> n
     all dimensions side by side, in float64. W stays in the row space of X, as V is: of all exact
     solutions it is the one of least norm.
     """
-    matrix_IV = matrix_IV.astype(np.float64)
+    matrix_IV = scipy.sparse.csr_array(matrix_IV, dtype=np.float64)
     scale_D = np.maximum(np.sum(features_ID.astype(np.float64) ** 2, axis=0), _TINY)
     solution_VD = matrix_IV.T @ (features_ID / scale_D)
     rest_ID = features_ID - matrix_IV @ solution_VD

@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
+from core_jax.config import from_dict, to_dict
 from core_jax.errors import ConfigError
 from core_jax.mesh import make_mesh
 from core_jax.run_folder import run_stage, stage_folder
-from rec_jax.baselines.methods import baseline_lists
+from rec_jax.baselines.item_knn import ItemKnnChoice
+from rec_jax.baselines.methods import BaselineLists, baseline_lists
 from rec_jax.catalogue import Catalogue, category_matrix, make_catalogue
 from rec_jax.config import PipelineConfig
 from rec_jax.data.inputs import SessionSource, batch_to_codes
@@ -94,10 +96,7 @@ def _work(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any]:
         key=jax.random.key(config.evaluate.seed),
     )
     save_report(report, folder)
-    choices = [
-        choice_table(lists.name, lists.choice) for lists in baselines if lists.choice is not None
-    ]
-    (folder / "choices.txt").write_text("\n\n".join(to_text(table) for table in choices))
+    _save_choices(baselines, folder)
     samples = _samples(config, data, catalogue, sessions)
     (folder / "samples.json").write_text(json.dumps(samples, indent=1))
     text = report_text(report)
@@ -212,6 +211,27 @@ def _samples(
         )
         samples.append(sample_to_dict(sample))
     return samples
+
+
+def load_choices(run_dir: str) -> dict[str, ItemKnnChoice]:
+    """What was tried on validation for every tuned baseline, by its name.
+
+    Empty, and logged, for a run that was evaluated before it was kept.
+    """
+    path = stage_folder(run_dir, NAME) / "choices.json"
+    if not path.is_file():
+        _LOGGER.info("'%s' is absent; run rec.evaluate anew to see what was tried", path)
+        return {}
+    choices = json.loads(path.read_text(encoding="utf-8"))
+    return {name: from_dict(ItemKnnChoice, choice) for name, choice in choices.items()}
+
+
+def _save_choices(baselines: Sequence[BaselineLists], folder: pathlib.Path) -> None:
+    """Writes every tuned baseline's trials, as data and as text."""
+    choices = {lists.name: lists.choice for lists in baselines if lists.choice is not None}
+    tables = [to_text(choice_table(name, choice)) for name, choice in choices.items()]
+    (folder / "choices.txt").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    (folder / "choices.json").write_text(json.dumps(to_dict(choices), indent=1), encoding="utf-8")
 
 
 def load_folder(run_dir: str) -> pathlib.Path:

@@ -20,6 +20,7 @@ from core_jax.mesh import make_mesh
 from core_jax.run_folder import read_done, run_stage, stage_folder
 from rec_jax.config import PipelineConfig
 from rec_jax.evaluate import load_report
+from rec_jax.evaluation_tables import choice_line, choice_table
 from rec_jax.model.embeddings import num_parameters
 from rec_jax.model.onerec import abstract_params
 from rec_jax.plots import plot_code_usage, plot_expert_load, plot_loss, plot_recall
@@ -83,6 +84,10 @@ def _write(config: PipelineConfig, folder: pathlib.Path) -> pathlib.Path:
         plots=tuple(plots),
         semantic_ids=quality_tables(quality),
         samples=tuple(sample_from_dict(sample) for sample in samples),
+        choices={
+            choice_line(name, choice): choice_table(name, choice)
+            for name, choice in evaluate.load_choices(run_dir).items()
+        },
         counts=prepared["counts"],
         drops=prepared["drops"],
         config=to_dict(config),
@@ -177,7 +182,9 @@ def _summary(config: PipelineConfig) -> dict[str, str]:
         "Catalogue": f"{index.num_items:,} items, codes {' x '.join(map(str, index.level_sizes))}",
         "Model": f"{num_parameters(abstract_params(model, mesh)):,} parameters, "
         f"{model.num_experts} experts, {model.experts_per_token} per token",
-        "Time": ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()),
+        "Time": ", ".join(
+            f"{name.replace('_', ' ')} {value:.0f} s" for name, value in seconds.items()
+        ),
         "Hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"{os.cpu_count()} CPU cores",
         "Software": f"jax {jax.__version__}, Python {platform.python_version()}",

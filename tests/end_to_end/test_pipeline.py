@@ -12,10 +12,12 @@ from core_jax.errors import CheckpointError, ConfigError
 from core_jax.loop import LoopConfig
 from core_jax.mesh import MeshConfig, make_mesh
 from launch.cli import main
+from rec_jax.baselines.methods import ITEM_KNN, ITEM_KNN_NEAR
 from rec_jax.config import GenerateConfig, PipelineConfig, PretrainConfig
 from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
 from rec_jax.data.session_config import EventRule, EventRuleConfig
 from rec_jax.evaluate import load_report
+from rec_jax.evaluation_tables import choice_line
 from rec_jax.jobs import JOBS
 from rec_jax.presets import demo_tiny
 from rec_jax.semantic_ids.residual import SemanticIdConfig
@@ -116,6 +118,29 @@ def test_the_evaluation_covers_all_methods_and_users(run):
         evaluate.SESSIONWISE,
         evaluate.POINTWISE,
     }
+
+
+def test_what_was_tried_is_kept_and_shown(run, tmp_path):
+    choices = evaluate.load_choices(run.run_dir)
+    grids = {ITEM_KNN: run.baselines.item_knn, ITEM_KNN_NEAR: run.baselines.item_knn_near}
+    assert choices.keys() == grids.keys()
+    page = (pathlib.Path(run.run_dir) / "report" / "index.html").read_text()
+    for name, grid in grids.items():
+        num_trials = len(grid.windows) * len(grid.shrinkages) * len(grid.distances)
+        assert len(choices[name].trials) == num_trials and choices[name].k == grid.k
+        assert choice_line(name, choices[name]) in page
+        for trial in choices[name].trials:
+            assert f"{trial.recall:.4f} / {trial.ndcg:.4f}" in page
+    assert evaluate.load_choices(str(tmp_path)) == {}  # as in a run of before
+
+
+def test_new_items_of_a_trained_run_get_codes(run, tmp_path, capsys):
+    """The model's semantic IDs stay those it was trained with."""
+    pl.DataFrame({"item_id": ["new"], "title": ["Film 7"]}).write_csv(tmp_path / "new.csv")
+    command = ["rec.encode", "--run-dir", run.run_dir, "--items", str(tmp_path / "new.csv")]
+    assert main(JOBS, command, program="test") == 0
+    assert "new  Film 7" in capsys.readouterr().out
+    pretrain.load(run.run_dir, make_mesh(run.mesh))
 
 
 def test_a_second_run_repeats_nothing(run):

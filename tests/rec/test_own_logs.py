@@ -8,7 +8,7 @@ import pytest
 
 from core_jax.errors import ConfigError, DataError
 from rec_jax.data.interactions import DefectPolicy, feedback_columns
-from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit, read_own_log
+from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit, read_item_table, read_own_log
 
 COLUMNS = ("user_id=uid", "item_id=vid", "timestamp=ts", "watch_time_ms=played", "like=is_like")
 TABLE = pl.DataFrame(
@@ -97,6 +97,34 @@ def test_time_units(tmp_path, unit, values, expected, suffix):
     path = write(frame, tmp_path / f"log{suffix}")
     log = read_own_log(OwnLogConfig(path=path, timestamp_unit=unit))
     assert log.interactions["timestamp"].to_list() == expected
+
+
+def test_an_item_table_alone_is_read_as_that_of_a_log(tmp_path):
+    """Same columns, same completion; absent and repeated ids are counted."""
+    items = pl.DataFrame(
+        {
+            "id": ["x2", "x1", "x2", ""],
+            "name": ["Two", None, "2", "No"],
+            "genres": ["a;b", "", "", ""],
+        }
+    )
+    path = write(items, tmp_path / "items.csv")
+    mapping = ("item_id=id", "title=name", "categories=genres")
+    table, drops = read_item_table(path, columns=mapping, category_separator=";")
+    events = pl.DataFrame({"user_id": ["u"], "item_id": ["x1"], "timestamp": [5]})
+    log = read_own_log(
+        OwnLogConfig(
+            path=write(events, tmp_path / "log.csv"),
+            items_path=path,
+            item_columns=mapping,
+            category_separator=";",
+        )
+    )
+    assert table.equals(log.items)
+    assert table["text"].to_list() == ["Two, a, b", "x1"]
+    assert drops == {"absent_id_in_items": 1, "duplicate_item": 1}
+    with pytest.raises(DataError, match=r"has no column 'item_id'.*Set item_columns"):
+        read_item_table(path)
 
 
 def test_dates_of_parquet_need_no_unit(tmp_path):

@@ -92,6 +92,10 @@ def test_report_is_json_and_a_table():
     lines = str(report).splitlines()
     assert lines[0].split() == ["catalogue", "nearest"]
     assert len(lines) == 1 + 6 + 2 * 6 + 1
+    assert "collaborative" not in lines[-1] and told["predicted_share"] is None
+    some = quality_report(grid_codebook(), embeddings, np.zeros((4, 2), np.int32), num_predicted=1)
+    assert some.to_dict()["predicted_share"] == 0.25
+    assert str(some).endswith("collaborative factors of 25.0% are from their text")
     own = next(line for line in lines if line.startswith("own id share"))
     assert own.removeprefix("own id share").split() == ["0.0%", "0.0%"]
     assert quality_table({"one": report.catalogue}).splitlines()[0].split() == ["one"]

@@ -1,5 +1,6 @@
 """The page: whole, self-contained, escaped, readable without seeing; and its pictures."""
 
+import dataclasses
 import functools
 import html.parser
 import itertools
@@ -9,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+from core_jax.config import from_dict, to_dict
 from core_jax.errors import DataError
 from rec_jax import plots
 from rec_jax.baselines.item_knn import ItemKnnChoice, ItemKnnConfig, ItemKnnTrial
 from rec_jax.evaluate import EvaluateConfig, EvaluationCase, MethodLists, evaluate
-from rec_jax.evaluation_tables import Table, choice_table
+from rec_jax.evaluation_tables import Table, choice_line, choice_table
 from rec_jax.quality_tables import quality_tables
 from rec_jax.recommend import ItemWords, Sample, SessionWords
 from rec_jax.report_page import Plot, ReportInputs, page_html, write_page
@@ -207,21 +209,45 @@ def test_smoothing_keeps_length_mean_of_a_line_and_constants():
     np.testing.assert_allclose(plots._smoothed(np.full(53, 7.0)), 7.0)
 
 
-def test_choice_table_stars_the_best_trial():
+@functools.cache
+def make_choice():
+    """Three trials; the second one is the best."""
     trials = tuple(
         ItemKnnTrial(
             config=ItemKnnConfig(window=window, shrinkage=shrinkage, distance=2),
             recall=recall,
-            ndcg=0.0,
+            ndcg=recall / 2,
         )
-        for window, shrinkage, recall in [(1, 0.0, 0.1), (3, 0.0, 0.3), (1, 5.0, 0.2)]
+        for window, shrinkage, recall in [(1, 5.0, 0.2), (3, 0.0, 0.3), (1, 0.0, 0.1)]
     )
-    table = choice_table("item-kNN", ItemKnnChoice(best=trials[1], trials=trials))
+    return ItemKnnChoice(k=7, best=trials[1], trials=trials)
+
+
+def test_choice_table_stars_and_marks_the_best_trial():
+    table = choice_table("item-kNN", make_choice())
+    assert table.title == "item-kNN: Recall@7 / NDCG@7 on validation"
     assert table.header[1:] == ("window 1", "window 3")
     assert table.rows == (
-        ("distance 2, 0", "0.1000", "*0.3000"),
-        ("distance 2, 5", "0.2000", "-"),
+        ("distance 2, 5", "0.2000 / 0.1000", "-"),
+        ("distance 2, 0", "0.1000 / 0.0500", "*0.3000 / 0.1500"),
     )
+    assert table.marked == (1,)
+
+
+def test_what_was_tried_is_folded_away_and_the_best_row_marked():
+    table = choice_table(EVIL, make_choice())
+    line = choice_line(EVIL, make_choice())
+    outline = Outline(page_html(ReportInputs(title="T", summary={}, choices={line: table})))
+    assert outline.all("details") == [{}]  # without `open`
+    assert [attrs.get("class") for attrs in outline.all("tr")] == [None, None, "marked"]
+    text = "".join(outline.text)
+    assert f"{EVIL}: window 3, distance 2, shrinkage 0; the best of 3" in text
+    assert "*0.3000 / 0.1500" in text
+
+
+def test_choices_come_back_from_json():
+    choice = make_choice()
+    assert from_dict(ItemKnnChoice, json.loads(json.dumps(to_dict(choice)))) == choice
 
 
 def test_quality_tables_read_what_the_report_writes():
@@ -235,10 +261,16 @@ def test_quality_tables_read_what_the_report_writes():
         f"{report.catalogue.reconstruction_loss:.4f}",
         f"{report.nearest.reconstruction_loss:.4f}",
     )
-    assert [row[0] for row in levels.rows] == ["1", "2"]
-    assert (
-        levels.rows[0][1] == "100.0% of 3"
-        and levels.rows[1][levels.header.index("largest bucket, catalogue")] == "7"
+    names = ["1, catalogue", "1, nearest centroid", "2, catalogue", "2, nearest centroid"]
+    assert [row[0] for row in levels.rows] == names
+    largest = levels.header.index("largest bucket")
+    assert levels.rows[0][1] == "100.0% of 3" and levels.rows[2][largest] == "7"
+    assert levels.rows[3][largest] == f"{report.nearest.levels[1].largest_bucket}"
+    assert "items whose collaborative factors are from text" not in dict(
+        row[:2] for row in whole.rows
     )
+    report = dataclasses.replace(report, predicted_share=0.25)
+    whole, _ = quality_tables(json.loads(json.dumps(report.to_dict())))
+    assert whole.rows[-1] == ("items whose collaborative factors are from text", "25.0%", "25.0%")
     for table in (whole, levels):
         assert all(len(row) == len(table.header) for row in table.rows)
