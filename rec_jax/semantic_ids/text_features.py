@@ -155,7 +155,7 @@ def _projection(matrix_IV: scipy.sparse.csr_array, features_ID: np.ndarray) -> n
     Of the last few eigenpairs the iteration finds the span to some per cent only. There X V is not
     U S, so least squares go on from V by conjugate gradients (Hestenes and Stiefel, 1952, CGLS),
     all dimensions side by side, in float64. W stays in the row space of X, as V is: of all exact
-    solutions it is the one of least norm.
+    solutions it is the one of least norm. A step costs two products with X, as a pass does.
     """
     matrix_IV = scipy.sparse.csr_array(matrix_IV, dtype=np.float64)
     scale_D = np.maximum(np.sum(features_ID.astype(np.float64) ** 2, axis=0), _TINY)

@@ -134,7 +134,7 @@ def test_choice_finds_the_next_item_of_a_ring():
     )
     assert choice.best.config == item_knn.ItemKnnConfig(window=1, shrinkage=0.0, distance=1)
     assert choice.best.recall == 1 and choice.best.ndcg == 1
-    assert len(choice.trials) == 2 * 2 * 2
+    assert len(choice.trials) == 2 * 2 * 2 and choice.k == 1
 
 
 def test_choice_is_what_the_same_config_reaches_alone():

@@ -190,6 +190,20 @@ def test_every_plot_is_drawn_at_page_width(tmp_path):
         path.unlink()
 
 
+def test_steps_and_codes_are_marked_in_whole_numbers(tmp_path, monkeypatch):
+    ticks = []
+    monkeypatch.setattr(
+        plots.Figure,
+        "savefig",
+        lambda figure, *_, **__: ticks.extend(axes.get_xticks() for axes in figure.axes),
+    )
+    plots.plot_loss(tmp_path / "plot.png", train_steps=[5, 17], train_losses=[2.0, 1.0])
+    plots.plot_code_usage(tmp_path / "plot.png", counts=[np.full(5, 3), np.full(31, 2)])
+    assert len(ticks) == 3
+    for marks in ticks:
+        np.testing.assert_array_equal(marks, np.round(marks))
+
+
 def test_plots_of_nothing_are_errors(tmp_path):
     path = tmp_path / "plot.png"
     with pytest.raises(DataError, match="one loss per step"):
