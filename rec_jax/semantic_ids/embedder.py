@@ -22,6 +22,7 @@ import polars as pl
 from core_jax.arrays import Array, Float, Int, Key
 from core_jax.config import from_dict, to_dict
 from core_jax.errors import CheckpointError, DataError
+from core_jax.run_folder import DONE
 from rec_jax.semantic_ids.codebook import (
     array_fingerprint,
     check_fingerprint,
@@ -212,7 +213,7 @@ def load_embedder(path: str | os.PathLike[str], *, codebook_fingerprint: str) ->
         raise CheckpointError(
             f"'{path}' does not exist: these semantic IDs were built before embedders were kept, "
             "so new items cannot be embedded as the catalogue's were; build them again with the "
-            f"same data and settings (remove '{path.with_name('done.json')}' and run "
+            f"same data and settings (remove '{path.with_name(DONE)}' and run "
             "rec.tokenize), which on the same machine gives the same IDs"
         )
     arrays, facts, fingerprint = load_arrays(path)

@@ -18,7 +18,7 @@ from core_jax.arrays import Params
 from core_jax.config import from_dict, to_dict
 from core_jax.errors import ConfigError
 from core_jax.mesh import make_mesh
-from core_jax.run_folder import run_stage, stage_folder
+from core_jax.run_folder import DONE, run_stage, stage_folder
 from rec_jax.baselines.item_knn import ItemKnnChoice
 from rec_jax.baselines.methods import BaselineLists, baseline_lists
 from rec_jax.catalogue import Catalogue, category_matrix, make_catalogue
@@ -220,7 +220,12 @@ def load_choices(run_dir: str) -> dict[str, ItemKnnChoice]:
     """
     path = stage_folder(run_dir, NAME) / "choices.json"
     if not path.is_file():
-        _LOGGER.info("'%s' is absent; run rec.evaluate anew to see what was tried", path)
+        _LOGGER.info(
+            "'%s' is absent: evaluated before it was kept; to see what was tried, remove '%s' and "
+            "run rec.evaluate",
+            path,
+            path.with_name(DONE),
+        )
         return {}
     choices = json.loads(path.read_text(encoding="utf-8"))
     return {name: from_dict(ItemKnnChoice, choice) for name, choice in choices.items()}
