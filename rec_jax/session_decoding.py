@@ -293,7 +293,7 @@ def _take_code(
     item: Array | int,
 ) -> _State:
     """Scores the next codes of one level, selects, and moves the beams on."""
-    logits_BKC = onerec.level_logits(task.model_config, task.params, hidden, level)
+    logits_BKC = onerec.level_logits(task.model_config, task.params, hidden, level, mesh=task.mesh)
     children = None
     if task.config.constrained:
         children = legal_children(

@@ -179,7 +179,7 @@ def apply(
         )
         return tokens_B1TD, aux
 
-    embedded_B1TD = _embedded_session(config, params, tokens_B1T, 0)
+    embedded_B1TD = _embedded_session(config, params, tokens_B1T, 0, mesh)
     hidden_B1TD, aux = run_stack(
         layer_function,
         params["decoder"]["layers"],
@@ -192,7 +192,7 @@ def apply(
         batch.target_codes.shape[0], -1, num_roles, config.d_model
     )
     logits = tuple(
-        level_logits(config, params, hidden_BMRD[:, :, level], level)
+        level_logits(config, params, hidden_BMRD[:, :, level], level, mesh=mesh)
         for level in range(config.num_levels)
     )
     return OneRecOutput(logits=logits, moe=aux)
@@ -277,7 +277,7 @@ def decode(
     hidden_BKTD, (keys, values) = run_stack(
         layer_function,
         params["decoder"]["layers"],
-        _embedded_session(config, params, tokens, start),
+        _embedded_session(config, params, tokens, start, mesh),
         ((encoded.keys, encoded.values), (cache.keys, cache.values)),
         unroll=config.scan_unroll,
     )
@@ -286,10 +286,16 @@ def decode(
 
 
 def level_logits(
-    config: OneRecConfig, params: Params, hidden: Float[Array, "*lead D"], level: int
+    config: OneRecConfig,
+    params: Params,
+    hidden: Float[Array, "*lead D"],
+    level: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "*lead C"]:
     """Scores of the codes of one level, float32, from normalised hidden states."""
-    return _run(Embeddings(config), params["embeddings"], hidden, level, method="logits")
+    tables = _gathered(params["embeddings"], mesh)
+    return _run(Embeddings(config), tables, hidden, level, method="logits")
 
 
 def _run(module: nn.Module, params: Params, *arguments: PyTree, **options: Any) -> Any:
@@ -323,7 +329,8 @@ def _encode_tokens(
         )
         return tokens_BSD, None
 
-    embedded_BSD = _run(Embeddings(config), params["embeddings"], history_codes, method="history")
+    tables = _gathered(params["embeddings"], mesh)
+    embedded_BSD = _run(Embeddings(config), tables, history_codes, method="history")
     tokens_BSD, _ = run_stack(
         layer_function,
         params["encoder"]["layers"],
@@ -336,12 +343,15 @@ def _encode_tokens(
 
 
 def _embedded_session(
-    config: OneRecConfig, params: Params, tokens: Int[Array, "B K T"], start: Array | int
+    config: OneRecConfig,
+    params: Params,
+    tokens: Int[Array, "B K T"],
+    start: Array | int,
+    mesh: Mesh | None,
 ) -> Float[Array, "B K T D"]:
     """Embeds decoder tokens."""
-    return _run(
-        Embeddings(config), params["embeddings"], tokens, jnp.asarray(start), method="session"
-    )
+    tables = _gathered(params["embeddings"], mesh)
+    return _run(Embeddings(config), tables, tokens, jnp.asarray(start), method="session")
 
 
 def _norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
@@ -355,3 +365,16 @@ def _constrain(tokens: Array, mesh: Mesh | None) -> Array:
         return tokens
     spec = PartitionSpec(BATCH_AXES)
     return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, spec))
+
+
+def _gathered(tables: Params, mesh: Mesh | None) -> Params:
+    """The embeddings with their tables whole on every device, for the moment of their use.
+
+    Tables lie split over all of `fsdp` and `tensor`, tokens over the batch axes. A lookup in a
+    split table leaves activations split along D, which the compiler brings back to the batch axes
+    only by copying them whole to every device; so the table moves instead, which is smaller.
+    """
+    if mesh is None:
+        return tables
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.lax.with_sharding_constraint(tables, jax.tree.map(lambda _: whole, tables))

@@ -2,13 +2,15 @@
 
 Ordered (path pattern, spec) rules, first match wins; an unmatched parameter is an error. Leaves of
 `layers` have a leading layer dimension, which is never split. Experts live on the axis `expert`,
-heads and hidden units on `tensor`, and the remaining large dimension on `fsdp`.
+heads and hidden units on `tensor`, and the remaining large dimension on `fsdp`. Tables of codes are
+split along D, over both: the number of codes is the catalogue's and may be odd. They are gathered
+where they are used, see `rec_jax.model.onerec`.
 """
 
 from jax.sharding import PartitionSpec as P
 
 RULES = (
-    (r"embeddings/(tokens|outputs)$", P("tensor", "fsdp")),
+    (r"embeddings/(tokens|outputs)$", P(None, ("fsdp", "tensor"))),
     (r"embeddings/(roles|history_positions|session_positions)$", P()),
     (r"norm/scale$", P()),
     (r"attention/(query|key|value)/kernel$", P(None, "fsdp", "tensor")),

@@ -1,7 +1,8 @@
 """OneRec on 8 fake devices does what it does on one: loss, gradients, SGD and Adam steps.
 
 The experts' capacity is set so high that no token is dropped: only then is the sharded model the
-same function. Sizes split over every mesh used here; they are otherwise distinct.
+same function. Sizes split over every mesh used here, but for those of the catalogue, which are
+odd, their sums too; they are otherwise distinct.
 """
 
 import dataclasses
@@ -12,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from core_jax.data.pipeline import to_device
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.metrics import compute
 from core_jax.optim import OptimConfig, make_optimizer
 from core_jax.sharding import match_rules
-from core_jax.train_state import init_state
+from core_jax.train_state import abstract_state, init_state
 from core_jax.train_step import make_train_step
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
@@ -28,7 +30,7 @@ from rec_jax.moe.router import Balance
 from rec_jax.objectives import next_token_loss
 
 CONFIG = OneRecConfig(
-    level_sizes=(22, 14),
+    level_sizes=(19, 11, 7),
     history_items=3,
     session_items=2,
     d_model=24,
@@ -50,6 +52,8 @@ MESHES = {
     "fsdp2-expert2-tensor2": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 ONE = MeshConfig(data=1)
+REPLICATES = "full rematerialization"
+"""What the compiler warns of when it copies an activation whole to every device."""
 
 
 def _mesh(config: MeshConfig):
@@ -161,3 +165,71 @@ def test_a_config_with_other_capacity_counts_what_it_drops():
     share = compute(metrics)["tokens_dropped"]
     assert 0.0 < share < 1.0
     assert bool(jnp.isfinite(metrics["loss_level_0"].total))
+
+
+@pytest.fixture
+def compiler_says(capfd):
+    """Compiles a function and returns what was said to stderr.
+
+    What it compiles is kept out of the compilation cache: what comes from there says nothing.
+    """
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+
+    def compile_anew(function, *arguments) -> str:
+        capfd.readouterr()
+        function.lower(*arguments).compile()
+        return capfd.readouterr().err
+
+    yield compile_anew
+    jax.config.update(name, before)
+
+
+def test_the_compiler_warns_of_a_lookup_that_is_split_along_other_axes(compiler_says):
+    """What the next test listens for: a table split along D, looked up for a split batch."""
+    mesh = _mesh(MESHES["fsdp2-expert2-tensor2"])
+    table, index, found = (
+        NamedSharding(mesh, spec)
+        for spec in (
+            PartitionSpec(None, "fsdp"),
+            PartitionSpec(("fsdp", "expert")),
+            PartitionSpec(("fsdp", "expert")),
+        )
+    )
+    lookup = jax.jit(
+        lambda table_VD, index_B: table_VD[index_B],
+        in_shardings=(table, index),
+        out_shardings=found,
+    )
+    said = compiler_says(lookup, jnp.ones((37, 24)), jnp.zeros((16,), jnp.int32))
+    assert REPLICATES in said
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"), [*((name, False) for name in MESHES), ("fsdp2-expert2-tensor2", True)]
+)
+def test_no_activation_is_copied_whole_to_every_device(name, tied, compiler_says):
+    """The train step compiles without that warning."""
+    config = dataclasses.replace(CONFIG, tie_embeddings=tied, num_decoder_layers=1)
+    mesh, optimizer = _mesh(MESHES[name]), optax.sgd(0.1)
+    init = functools.partial(onerec.init_params, config)
+    state = abstract_state(init, optimizer, mesh=mesh, rules=RULES)
+    train_step = make_train_step(
+        functools.partial(next_token_loss, config, mesh),
+        optimizer,
+        mesh=mesh,
+        state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
+    )
+    said = compiler_says(train_step, state, to_device(_batch(0), mesh), jax.random.key(1))
+    assert REPLICATES not in said
+
+
+def test_embedding_tables_lie_in_equal_parts_on_all_devices_that_share_parameters():
+    """Each of the fsdp x tensor = 8 devices holds an eighth of the elements, V odd or not."""
+    mesh = _mesh(MESHES["fsdp4-tensor2"])
+    tables = onerec.abstract_params(CONFIG, mesh)["embeddings"]
+    for name in ("tokens", "outputs"):
+        shape = tables[name].shape
+        assert shape[0] % 2 == 1
+        assert np.prod(tables[name].sharding.shard_shape(shape)) * 8 == np.prod(shape)

@@ -76,8 +76,8 @@ def test_no_logit_looks_at_its_own_code_or_later_ones():
     tokens = item_tokens(CONFIG, batch.target_codes, BOS).reshape(1, 1, -1)
 
     def logits_of(shift):
-        def shifted(config, params, tokens, start):
-            return embed(config, params, tokens, start) + shift
+        def shifted(*arguments):
+            return embed(*arguments) + shift
 
         embed = onerec._embedded_session
         onerec._embedded_session = shifted
