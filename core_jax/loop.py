@@ -88,7 +88,7 @@ class FitResult:
     best_step: int
     """The step with the best metric, kept as a checkpoint; the last step without a metric."""
     preempted: bool = False
-    """Whether a SIGTERM ended the run early; its state is saved."""
+    """Whether a SIGTERM came before the last step's end; the state of `step` is saved."""
 
 
 def fit(
@@ -139,6 +139,7 @@ def fit(
     folder = pathlib.Path(folder)
     mesh = _mesh_of(state)
     with contextlib.ExitStack() as stack:
+        preempted = stack.enter_context(_preemption())  # left last: with everything saved
         checkpoints = stack.enter_context(
             Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
         )
@@ -156,7 +157,6 @@ def fit(
             reporter, timer, config, skipped_in_a_row=int(jax.device_get(state.skipped_in_a_row))
         )
         trace = stack.enter_context(TraceWindow(folder / "trace", config.profile_steps))
-        preempted = stack.enter_context(_preemption())
         key = _replicate_key(key, mesh)
         stop = False
         for step in range(start + 1, config.num_steps + 1):
@@ -190,7 +190,7 @@ def fit(
             step=step,
             history=reporter.rows,
             best_step=(checkpoints.best() or (step, 0.0))[0],
-            preempted=stop and step < config.num_steps,
+            preempted=stop,
         )
 
 
@@ -318,18 +318,27 @@ def _improves(score: float | None, best: tuple[int, float] | None) -> bool:
 def _preemption() -> Iterator[Callable[[int], bool]]:
     """Yields a function of the step that tells whether the run has been asked to end (SIGTERM).
 
+    A signal that this function has had no step left to tell of goes on to who handled it before.
     In a run of several processes JAX sees the signal and all processes learn of it at the same
     step.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
-    asked = threading.Event()
+    asked, told = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
+
+    def preempted(step: int) -> bool:
+        if asked.is_set():
+            told.set()
+        return told.is_set()
+
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
     try:
-        yield lambda step: asked.is_set()
+        yield preempted
     finally:
         signal.signal(signal.SIGTERM, before)
+        if asked.is_set() and not told.is_set():
+            signal.raise_signal(signal.SIGTERM)

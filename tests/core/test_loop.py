@@ -188,6 +188,36 @@ def test_sigterm_saves_and_a_restart_is_unbroken(tmp_path, unbroken):
     chex.assert_trees_all_equal(result.state, unbroken.state)
 
 
+def test_sigterm_at_the_last_step_is_told_too(tmp_path, unbroken):
+    """What follows the training must not start; a restart finds the training complete."""
+    terminate = calls_at(NUM_STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    result = run(tmp_path, transform=terminate)
+    assert result.preempted and result.step == NUM_STEPS
+    result = run(tmp_path)
+    assert not result.preempted
+    assert_same(result, unbroken)
+
+
+def test_sigterm_after_the_last_step_is_handed_on_when_all_is_saved(tmp_path):
+    """In the last evaluation: who handled the signal before learns of it, once."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(list(map(str, saved()))))
+
+    def saved():
+        return sorted((tmp_path / "checkpoints").glob(f"{NUM_STEPS}"))
+
+    def evaluate(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    try:
+        result = run(tmp_path, evaluate=evaluate)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.step == NUM_STEPS and not result.preempted
+    assert seen == [[str(tmp_path / "checkpoints" / f"{NUM_STEPS}")]]
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first = run(tmp_path)
     again = run(tmp_path, transform=calls_at(1, kill))
