@@ -16,8 +16,8 @@ def python_files(*folders):
 
 
 def text_files():
-    """Every text file of ours, with its path from the root."""
-    found = [path for path in ROOT.iterdir() if path.is_file()]
+    """Every text file of ours, with its path from the root (in a Git worktree .git is a file)."""
+    found = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     found += [path for folder in (*PACKAGES, *_OTHERS) for path in (ROOT / folder).rglob("*")]
     found = [path for path in found if path.suffix in _TEXT and path.is_file()]
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
