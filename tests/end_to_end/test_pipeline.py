@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import polars as pl
 import pytest
 
 from core_jax.errors import CheckpointError, ConfigError
