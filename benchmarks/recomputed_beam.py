@@ -15,7 +15,12 @@ import jax.numpy as jnp
 from rec_jax.beam import select_best
 from rec_jax.model import onerec
 from rec_jax.model.embeddings import BOS, code_tokens
-from rec_jax.semantic_ids.constraint import build_exclusion, items_of_leaves, legal_children
+from rec_jax.semantic_ids.constraint import (
+    build_exclusion,
+    chosen_edges,
+    items_of_leaves,
+    legal_children,
+)
 from rec_jax.session_decoding import BeamConfig, Beams, Candidates
 
 
@@ -56,21 +61,19 @@ def recomputed_beam_search(
         for level in range(num_levels):
             log_probs_BKC = _log_probs(model_config, params, encoded, tokens_BKT, level)
             children = legal_children(index, exclusion, level, nodes_BK, paths_BKML[..., level])
-            codes_BKW = jnp.broadcast_to(children.codes, children.legal.shape)
-            log_probs_BKW = jnp.where(
-                children.legal, jnp.take_along_axis(log_probs_BKC, codes_BKW, axis=-1), -jnp.inf
-            )
+            if children.codes is not None:
+                log_probs_BKC = jnp.take_along_axis(log_probs_BKC, children.codes, axis=-1)
+            log_probs_BKW = jnp.where(children.legal, log_probs_BKC, -jnp.inf)
             step = jnp.int32(item * num_levels + level)
             selection = select_best(
                 Candidates(log_probs=log_probs_BKW, scores=scores_BK, step=step), config.num_beams
             )
-            scores_BK, item_scores_BKM, paths_BKML, tokens_BKT, windows_BK = _rows(
-                (scores_BK, item_scores_BKM, paths_BKML, tokens_BKT, children.windows),
-                selection.parents,
+            scores_BK, item_scores_BKM, paths_BKML, tokens_BKT = _rows(
+                (scores_BK, item_scores_BKM, paths_BKML, tokens_BKT), selection.parents
             )
             scores_BK += selection.log_probs
             item_scores_BKM = item_scores_BKM.at[:, :, item].add(selection.log_probs)
-            nodes_BK = windows_BK + selection.choices
+            nodes_BK = chosen_edges(index, children, selection.parents, selection.choices)
             paths_BKML = paths_BKML.at[:, :, item, level].set(nodes_BK)
             next_BK = code_tokens(model_config, index.codes[level][nodes_BK], level)
             tokens_BKT = jnp.concatenate([tokens_BKT, next_BK[..., None]], axis=-1)

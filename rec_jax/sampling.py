@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float, Int, Key, Params
 from core_jax.errors import ConfigError
+from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.semantic_ids.prefix_index import PrefixIndex
 from rec_jax.session_decoding import (
@@ -97,6 +98,7 @@ def sample(
     """
     SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)  # Checks the ranges.
     check_request(model_config, config, index, history_codes)
+    model_config, params = onerec.for_shorter_sessions(model_config, params, config.num_items)
     return _sample_sessions(
         model_config,
         config,

@@ -24,6 +24,7 @@ from rec_jax.semantic_ids.constraint import (
     Children,
     Exclusion,
     build_exclusion,
+    chosen_edges,
     items_of_leaves,
     legal_children,
 )
@@ -184,7 +185,7 @@ def write_sessions(
     """Writes `num_items` items with every beam; `select` decides which codes are taken.
 
     Args:
-      model_config: architecture.
+      model_config: architecture, for sessions of exactly `num_items` (`for_shorter_sessions`).
       config: numbers of beams and items, and the constraint.
       params: the model's parameters.
       index: the catalogue.
@@ -239,9 +240,7 @@ def _unchanged(state: _State, _: Array) -> _State:
 def _first_state(task: _Task, batch_size: int) -> tuple[_State, Float[Array, "B 1 D"]]:
     """The one beam per user that has read `BOS`."""
     num_items, num_levels = task.config.num_items, task.index.num_levels
-    cache = onerec.init_cache(
-        dataclasses.replace(task.model_config, session_items=num_items), batch_size, 1
-    )
+    cache = onerec.init_cache(task.model_config, batch_size, 1)
     bos_B11 = jnp.full((batch_size, 1, 1), BOS, jnp.int32)
     hidden_B11D, cache = onerec.decode(
         task.model_config, task.params, task.encoded, cache, bos_B11, 0, mesh=task.mesh
@@ -305,10 +304,7 @@ def _take_code(
     if selection.parents is not None:
         state = _reordered(state, selection.parents)
     if children is not None:
-        windows_BK = children.windows
-        if selection.parents is not None:
-            windows_BK = jnp.take_along_axis(windows_BK, selection.parents, axis=1)
-        nodes_BK = windows_BK + selection.choices
+        nodes_BK = chosen_edges(task.index, children, selection.parents, selection.choices)
         codes_BK = task.index.codes[level][nodes_BK]
     else:
         nodes_BK = codes_BK = selection.choices
@@ -340,12 +336,8 @@ def candidate_log_probs(
     log_total_BK1 = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     if children is None:
         return logits - log_total_BK1
-    codes = children.codes
-    if codes.ndim == 3:
-        logits = jnp.take_along_axis(logits, codes, axis=-1, mode="promise_in_bounds")
-    elif codes.shape[0] < logits.shape[-1]:
-        logits = logits.at[..., codes].get(mode="promise_in_bounds")
-    # Otherwise every code of the level is in use, and edges are in the order of codes.
+    if children.codes is not None:
+        logits = jnp.take_along_axis(logits, children.codes, axis=-1, mode="promise_in_bounds")
     return jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
 
 

@@ -4,7 +4,7 @@ One layer serves training (a whole session at once) and generation (a few tokens
 against a cache): tokens always carry a beam dimension, of size 1 in training.
 
 Dimension key: B batch, K beams, T new tokens, P cached positions, S history tokens, D model,
-H heads, X head dimension.
+H heads, X head dimension, R rows (B * K).
 """
 
 import flax.linen as nn
@@ -67,14 +67,17 @@ class DecoderLayer(nn.Module):
           deterministic: whether dropout is off.
 
         Returns:
-          The new residual stream, the experts' statistics, and the updated cache.
+          The new residual stream, the experts' statistics, and the new tokens' keys and values
+          [B, K, T, H, X], for the caller to put into the cache (None without one).
         """
         batch, beams, length, width = tokens.shape
         rows = (batch * beams, length, width)
         normed = self.self_attention_norm(tokens).reshape(rows)
         keys, values = self.self_attention.keys_values(normed)
+        new = None
         if cache is not None:
-            keys, values, cache = _extend(cache, keys, values, start)
+            new = _split_beams(keys, beams), _split_beams(values, beams)
+            keys, values = _extend(cache[0], keys, start), _extend(cache[1], values, start)
         mixed = self.self_attention.mix(normed, keys, values, self_visible)
         tokens = tokens + self.drop(mixed.reshape(tokens.shape), deterministic=deterministic)
 
@@ -83,16 +86,17 @@ class DecoderLayer(nn.Module):
         tokens = tokens + self.drop(mixed.reshape(tokens.shape), deterministic=deterministic)
 
         experts, aux = self.moe(self.moe_norm(tokens), token_mask=token_mask, mesh=self.mesh)
-        return tokens + self.drop(experts, deterministic=deterministic), aux, cache
+        return tokens + self.drop(experts, deterministic=deterministic), aux, new
 
 
 def _extend(
-    cache: KeysValues, keys: Array, values: Array, start: Int[Array, ""] | int
-) -> tuple[Array, Array, KeysValues]:
-    """Writes new keys and values into the cache; returns them flat over beams, and the cache."""
-    flat = []
-    for held_BKPHX, new_RTHX in zip(cache, (keys, values), strict=True):
-        held_RPHX = held_BKPHX.reshape(-1, *held_BKPHX.shape[2:])
-        flat.append(jax.lax.dynamic_update_slice_in_dim(held_RPHX, new_RTHX, start, axis=1))
-    updated = tuple(array.reshape(cache[0].shape) for array in flat)
-    return flat[0], flat[1], (updated[0], updated[1])
+    held: Float[Array, "B K P H X"], new: Float[Array, "R T H X"], start: Int[Array, ""] | int
+) -> Float[Array, "R P H X"]:
+    """Earlier keys or values with the new ones in their place, flat over beams."""
+    held_RPHX = held.reshape(-1, *held.shape[2:])
+    return jax.lax.dynamic_update_slice_in_dim(held_RPHX, new, start, axis=1)
+
+
+def _split_beams(rows: Float[Array, "R T H X"], beams: int) -> Float[Array, "B K T H X"]:
+    """Users and beams as two dimensions."""
+    return rows.reshape(-1, beams, *rows.shape[1:])

@@ -215,6 +215,19 @@ def encode(
     return EncodedHistory(keys=keys, values=values, mask=mask_BS)
 
 
+def for_shorter_sessions(
+    config: OneRecConfig, params: Params, num_items: int
+) -> tuple[OneRecConfig, Params]:
+    """The same model without the positions beyond `num_items` items, which nothing will read.
+
+    So models for sessions of several lengths share the compiled program that writes `num_items`.
+    """
+    embeddings = params["embeddings"]
+    positions_MD = embeddings["session_positions"][:num_items]
+    params = {**params, "embeddings": {**embeddings, "session_positions": positions_MD}}
+    return dataclasses.replace(config, session_items=num_items), params
+
+
 def init_cache(config: OneRecConfig, batch_size: int, num_beams: int) -> DecoderCache:
     """An empty cache for `num_beams` beams of each of `batch_size` users."""
     shape = (
@@ -262,7 +275,7 @@ def decode(
         layer_params: Params, tokens_BKTD: Array, inputs: tuple[KeysValues, KeysValues], _: None
     ) -> tuple[Array, KeysValues]:
         cross, held = inputs
-        tokens_BKTD, _, held = _run(
+        tokens_BKTD, _, new = _run(
             layer,
             layer_params,
             _constrain(tokens_BKTD, mesh),
@@ -272,9 +285,9 @@ def decode(
             cache=held,
             start=start,
         )
-        return tokens_BKTD, held
+        return tokens_BKTD, new
 
-    hidden_BKTD, (keys, values) = run_stack(
+    hidden_BKTD, new = run_stack(
         layer_function,
         params["decoder"]["layers"],
         _embedded_session(config, params, tokens, start, mesh),
@@ -282,6 +295,11 @@ def decode(
         unroll=config.scan_unroll,
     )
     hidden_BKTD = _norm(config, params["decoder"]["norm"], hidden_BKTD)
+    # Written once for all layers, in place: layers that returned their caches would copy them.
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(held_YBKPHX, new_YBKTHX, start, axis=3)
+        for held_YBKPHX, new_YBKTHX in zip((cache.keys, cache.values), new, strict=True)
+    )
     return hidden_BKTD, DecoderCache(keys=keys, values=values)
 
 

@@ -6,8 +6,8 @@ completed: there are no dead ends. Two facts keep the check cheap and independen
 the catalogue: only nodes above excluded leaves can be used up by the history (one sorted list per
 user and level, made once), and only the nodes above a beam's own items by its session.
 
-Dimension key: B batch, K beams, M session items, N excluded items, W widest branching of a level,
-Q queries, P items per leaf, X places of a chunk.
+Dimension key: B batch, K beams, M session items, N excluded items, W widest branching of a level
+(at the root C, all codes of the level), Q queries, P items per leaf, X places of a chunk.
 """
 
 import dataclasses
@@ -34,26 +34,28 @@ class Exclusion:
     leaves: PyTree
     """Int32 [B, N]: leaves all of whose items are excluded, sorted and padded likewise."""
     used_up: PyTree
-    """Tuple over levels of Int32 [B, N]: children without a leaf left, sorted and padded."""
-    root_open: PyTree
-    """Bool [B, 1, W]: children of the root that the history leaves open."""
+    """Tuple over levels 1.. of Int32 [B, N]: children without a leaf left, sorted and padded."""
+    root_left: PyTree
+    """Int32 [B, C]: leaves that the history leaves below each code of the first level."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Children:
-    """Windows of W consecutive edges that hold the children of the beams' nodes.
+    """What could follow every beam: at the root any code, elsewhere a window of W edges.
 
-    The edge at offset w of a window is `windows + w`: a valid edge, though perhaps of another
-    node, which `legal` then says.
+    The edges of a window are consecutive and hold all children of the beam's node; the edge at
+    offset w, `windows + w`, is valid, though perhaps of another node, which `legal` then says.
+    The root has nearly as many children as the level has codes, so that picking their logits would
+    cost more than looking at all of them: there candidate c is code c.
     """
 
     windows: PyTree
-    """Int32 [B, K]: first edge of every window."""
+    """Int32 [B, K]: first edge of every window; None at the root."""
     codes: PyTree
-    """Int32 [B, K, W]: codes that the edges add; at the root [W], the same for all beams."""
+    """Int32 [B, K, W]: codes that the edges add; None at the root."""
     legal: PyTree
-    """Bool [B, K, W]: True at children that can be completed."""
+    """Bool [B, K, W]: True at candidates that are children and can be completed."""
 
 
 def build_exclusion(index: PrefixIndex, excluded_items: Int[Array, "B N"]) -> Exclusion:
@@ -74,17 +76,34 @@ def build_exclusion(index: PrefixIndex, excluded_items: Int[Array, "B N"]) -> Ex
     leaf_of_item_BN = index.leaf_of_item.at[items_BN].get(mode="clip")
     touched_BN = jnp.sort(jnp.where(items_BN == NOWHERE, NOWHERE, leaf_of_item_BN), axis=-1)
     leaves_BN = _complete(touched_BN, index.item_starts)
-    used_up = []
-    for leaf_starts in index.leaf_starts[1:-1]:
+    used_up, first_edges_BN = [], leaves_BN
+    for level, leaf_starts in enumerate(index.leaf_starts[1:-1]):
         above_BN = jnp.searchsorted(leaf_starts, leaves_BN, side="right").astype(jnp.int32) - 1
         above_BN = jnp.where(leaves_BN == NOWHERE, NOWHERE, above_BN)
-        used_up.append(_complete(above_BN, leaf_starts))
-    used_up.append(leaves_BN)
-    root_B1 = jnp.zeros((excluded_items.shape[0], 1), jnp.int32)
-    root_full_B1W = _in_window(used_up[0], root_B1, index.max_branching[0])
+        if level == 0:
+            first_edges_BN = above_BN
+        else:
+            used_up.append(_complete(above_BN, leaf_starts))
+    if index.num_levels > 1:
+        used_up.append(leaves_BN)
     return Exclusion(
-        items=items_BN, leaves=leaves_BN, used_up=tuple(used_up), root_open=~root_full_B1W
+        items=items_BN,
+        leaves=leaves_BN,
+        used_up=tuple(used_up),
+        root_left=_leaves_left(index, first_edges_BN),
     )
+
+
+def _leaves_left(index: PrefixIndex, used_edges: Int[Array, "B N"]) -> Int[Array, "B C"]:
+    """Leaves below every first code, less one for each time that its edge is listed."""
+    codes_E, num_codes = index.codes[0], index.level_sizes[0]
+    size_C = jnp.zeros(num_codes, jnp.int32).at[codes_E].set(jnp.diff(index.leaf_starts[1]))
+    code_BN = codes_E.at[used_edges].get(mode="fill", fill_value=num_codes)
+
+    def left(code_N: Array) -> Array:
+        return size_C.at[code_N].add(-1, mode="drop")
+
+    return jax.vmap(left)(code_BN)
 
 
 def legal_children(
@@ -105,26 +124,68 @@ def legal_children(
         way to it; -1 for items to come.
 
     Returns:
-      The children; at level 0 their windows start at 0.
+      The children.
     """
+    if level == 0:
+        return _first_codes(index, exclusion, session_edges)
     width = index.max_branching[level]
     offset_11W = jnp.arange(width, dtype=jnp.int32)[None, None]
-    if level == 0:
-        windows_BK = jnp.zeros_like(nodes)
-        legal_BKW = exclusion.root_open
-        codes = index.codes[0]
-    else:
-        starts_BK, ends_BK = index.starts[level][nodes], index.starts[level][nodes + 1]
-        windows_BK = jnp.minimum(starts_BK, index.codes[level].shape[0] - width)
-        codes = _windows_of(index.codes[level], windows_BK, width)
-        edges_BKW = windows_BK[..., None] + offset_11W
-        legal_BKW = (edges_BKW >= starts_BK[..., None]) & (edges_BKW < ends_BK[..., None])
-        legal_BKW &= ~_in_window(exclusion.used_up[level], windows_BK, width)
+    starts_BK, ends_BK = index.starts[level][nodes], index.starts[level][nodes + 1]
+    windows_BK = jnp.minimum(starts_BK, index.codes[level].shape[0] - width)
+    edges_BKW = windows_BK[..., None] + offset_11W
+    legal_BKW = (edges_BKW >= starts_BK[..., None]) & (edges_BKW < ends_BK[..., None])
+    legal_BKW &= ~_in_window(exclusion.used_up[level - 1], windows_BK, width)
     used_up_BKM = _used_up_by_session(index, exclusion, level, session_edges)
     offset_BKM = jnp.where(used_up_BKM, session_edges - windows_BK[..., None], -1)
     for item in range(session_edges.shape[-1]):
         legal_BKW = legal_BKW & (offset_BKM[..., item, None] != offset_11W)
-    return Children(windows=windows_BK, codes=codes, legal=legal_BKW)
+    codes_BKW = _windows_of(index.codes[level], windows_BK, width)
+    return Children(windows=windows_BK, codes=codes_BKW, legal=legal_BKW)
+
+
+def chosen_edges(
+    index: PrefixIndex,
+    children: Children,
+    parents: Int[Array, "B K"] | None,
+    choices: Int[Array, "B K"],
+) -> Int[Array, "B K"]:
+    """Edges of candidates that were chosen.
+
+    Args:
+      index: the catalogue.
+      children: from `legal_children`, of the beams before the choice.
+      parents: the beam among whose candidates each choice is; None: each beam's own.
+      choices: position among the parent's candidates.
+
+    Returns:
+      Edge numbers, int32; valid even where the choice is not legal.
+    """
+    if children.windows is None:
+        return index.root_edges[choices]
+    windows_BK = children.windows
+    if parents is not None:
+        windows_BK = jnp.take_along_axis(windows_BK, parents, axis=1)
+    return windows_BK + choices
+
+
+def _first_codes(
+    index: PrefixIndex, exclusion: Exclusion, session_edges: Int[Array, "B K M"]
+) -> Children:
+    """`legal_children` at the root."""
+    num_codes = index.level_sizes[0]
+    codes_BKM = index.codes[0].at[session_edges].get(mode="clip")
+    left_BKM = jax.vmap(lambda left_C, codes_KM: left_C[codes_KM])(exclusion.root_left, codes_BKM)
+    used_up_BKM = _times_in_session(session_edges) >= left_BKM
+    codes_BKM = jnp.where((session_edges >= 0) & used_up_BKM, codes_BKM, num_codes)
+    open_B1C = (exclusion.root_left > 0)[:, None]
+    open_BKC = jnp.broadcast_to(open_B1C, (*session_edges.shape[:2], num_codes))
+
+    # A few writes per beam: comparing every code with every item would cost more than the rest.
+    def close(open_C: Array, codes_M: Array) -> Array:
+        return open_C.at[codes_M].set(False, mode="drop")
+
+    legal_BKC = jax.vmap(jax.vmap(close))(open_BKC, codes_BKM)
+    return Children(windows=None, codes=None, legal=legal_BKC)
 
 
 def items_of_leaves(
@@ -165,10 +226,14 @@ def _used_up_by_session(
     first_BKM = leaf_starts.at[session_edges].get(mode="clip")
     end_BKM = leaf_starts.at[session_edges + 1].get(mode="clip")
     ranks_B2KM = _ranks(exclusion.leaves, jnp.stack([first_BKM, end_BKM], axis=1))
-    num_used_BKM = ranks_B2KM[:, 1] - ranks_B2KM[:, 0]
-    for item in range(session_edges.shape[-1]):
-        num_used_BKM += session_edges == session_edges[..., item, None]
+    num_used_BKM = ranks_B2KM[:, 1] - ranks_B2KM[:, 0] + _times_in_session(session_edges)
     return is_real_BKM & (num_used_BKM >= end_BKM - first_BKM)
+
+
+def _times_in_session(session_edges: Int[Array, "B K M"]) -> Int[Array, "B K M"]:
+    """How many of the session's edges are the same one, itself included."""
+    is_same_BKMM = session_edges[..., None] == session_edges[..., None, :]
+    return jnp.sum(is_same_BKMM, axis=-1, dtype=jnp.int32)
 
 
 def _in_window(

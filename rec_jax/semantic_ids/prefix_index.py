@@ -7,7 +7,8 @@ leaves below it. That makes three questions cheap, whatever the size of the cata
 children of a node (one range), the leaves below a node (one range), and how many leaves of a
 sorted list lie below a node (a difference of two ranks).
 
-Dimension key: I items, L code levels, E edges into the next level, V leaves, B any lead shape.
+Dimension key: I items, L code levels, E edges into the next level, V leaves, C codes of the first
+level, B any lead shape.
 """
 
 import dataclasses
@@ -36,6 +37,9 @@ class PrefixIndex:
     """Tuple over levels 0..L-1 of Int32 [nodes + 1]: first edge of every node."""
     codes: PyTree
     """Tuple over levels 0..L-1 of Int32 [E]: the code that every edge adds."""
+    root_edges: PyTree
+    """Int32 [C]: the root's edge that adds each code of the first level; of codes that no item has,
+    a neighbouring one."""
     leaf_starts: PyTree
     """Tuple over levels 0..L of Int32 [nodes + 1]: first leaf below every node."""
     item_starts: PyTree
@@ -114,12 +118,15 @@ def build_prefix_index(
         branching.append(int(np.diff(starts[-1]).max()))
     for first in firsts:
         leaf_starts.append(np.append(leaves_I[first], leaves_I[-1] + 1))
+    root_edges_C = np.searchsorted(codes[0], np.arange(item_index.level_sizes[0]))
+    root_edges_C = np.minimum(root_edges_C, len(codes[0]) - 1)
     item_starts_V = np.append(firsts[-1], num_items)
     leaf_of_item_I = np.empty(num_items, np.int64)
     leaf_of_item_I[order_I] = leaves_I
     return PrefixIndex(
         starts=_on_device(starts),
         codes=_on_device(codes),
+        root_edges=jnp.asarray(root_edges_C, jnp.int32),
         leaf_starts=_on_device(leaf_starts),
         item_starts=jnp.asarray(item_starts_V, jnp.int32),
         items=jnp.asarray(order_I, jnp.int32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core_jax.errors import ConfigError
-from rec_jax.beam import BeamConfig, beam_search
+from rec_jax.beam import SMALLEST_CHUNK, BeamConfig, beam_search, largest
 from tests.rec.generation_cases import (
     CONFIG,
     SEVEN,
@@ -24,6 +24,25 @@ HISTORIES = ([], [3, 5], [0, 4, 6])
 
 def search(params, index, history, **options):
     return jax.device_get(beam_search(CONFIG, BeamConfig(**options), params, index, *history))
+
+
+@pytest.mark.parametrize("num_scores", [2311, 4093])
+@pytest.mark.parametrize("case", ["distinct", "ties", "few", "none"])
+def test_two_stages_of_selection_equal_one(num_scores, case):
+    rng = np.random.default_rng(num_scores)
+    scores = rng.normal(size=(3, num_scores)).astype(np.float32)
+    if case == "ties":  # Five values only: nearly all that is kept ties, within and over chunks.
+        scores = rng.integers(0, 5, scores.shape).astype(np.float32)
+    if case == "few":
+        scores[rng.random(scores.shape) < 0.995] = -np.inf
+    if case == "none":
+        scores[:] = -np.inf
+    kept = 11
+    assert num_scores // kept >= SMALLEST_CHUNK**2
+    values, places = jax.jit(largest, static_argnums=1)(jnp.asarray(scores), kept)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
+    np.testing.assert_array_equal(places, order)
 
 
 def test_all_beams_are_all_sessions_in_the_order_of_their_scores():

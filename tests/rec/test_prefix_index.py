@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from core_jax.errors import DataError
-from rec_jax.semantic_ids.constraint import build_exclusion, items_of_leaves, legal_children
+from rec_jax.semantic_ids.constraint import (
+    build_exclusion,
+    chosen_edges,
+    items_of_leaves,
+    legal_children,
+)
 from rec_jax.semantic_ids.item_index import ItemIndex
 from rec_jax.semantic_ids.prefix_index import build_prefix_index, find_leaves
 
@@ -113,13 +118,14 @@ def test_legal_children_against_a_plain_count(num_items):
                 session_edges=jnp.asarray(session_edges, jnp.int32),
             )
             legal = np.asarray(children.legal)
-            windows = np.asarray(children.windows)
             for b, k in np.ndindex(batch, beams):
                 prefix = prefixes[nodes[b, k]]
                 left = [leaves[leaf] for leaf in set(free[b]) - set(used[b, k])]
                 expected = {leaf[: level + 1] for leaf in left if leaf[:level] == prefix}
-                found = windows[b, k] + np.flatnonzero(legal[b, k])
-                assert {edges[edge] for edge in found} == expected
+                found = np.zeros((batch, legal[b, k].sum()), np.int32)
+                found[b] = np.flatnonzero(legal[b, k])
+                found = chosen_edges(index, children, jnp.full_like(found, k), jnp.asarray(found))
+                assert {edges[edge] for edge in np.asarray(found[b])} == expected
 
 
 def test_a_shared_leaf_gives_its_best_item_outside_the_history():
@@ -137,7 +143,10 @@ def test_a_shared_leaf_gives_its_best_item_outside_the_history():
 
     items, legal = items_and_legal(history)
     np.testing.assert_array_equal(items[:, 0], [[2, 1, -1], [3, 1, -1], [-1, 1, -1]])
-    np.testing.assert_array_equal(legal[:, 0], [[True, True], [True, True], [True, False]])
+    unused = [False] * (SIZES[0] - 2)
+    np.testing.assert_array_equal(
+        legal[:, 0], [[True, True, *unused], [True, True, *unused], [True, False, *unused]]
+    )
 
 
 def test_a_history_in_one_node_is_seen_whole():
