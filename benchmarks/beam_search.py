@@ -4,7 +4,8 @@
 
 Both searches encode the history once, apply the catalogue constraint and return the same sessions
 (compared here); the yardstick reads every beam's whole decoder prefix again at every code. They
-take turns; the ratio is that of their fastest runs.
+take turns; the ratio is that of their fastest runs. Rows are models and users per call: logits and
+selection cost the same in both searches, so the ratio grows with the decoder's share of the work.
 
 Dimension key: B users, N history items, L code levels.
 """
@@ -34,9 +35,9 @@ class Options:
     """Command line."""
 
     seconds: float = 60.0
-    """Time budget, in seconds, after compilation."""
-    num_users: int = 1
-    """Users per call."""
+    """Time budget per row, in seconds, after compilation."""
+    num_users: tuple[int, ...] = (1, 8)
+    """Users per call, one row each."""
     num_beams: int = 128
     """Beams per user."""
     num_items: int = 5
@@ -45,29 +46,30 @@ class Options:
     """Items of the catalogue."""
     codes_per_level: int = 2048
     """Codes of each of the three levels."""
-    d_model: int = 128
-    """Width of the model; the rest follows from it."""
-    num_decoder_layers: int = 2
-    """Decoder layers."""
+    models: tuple[tuple[int, int], ...] = ((128, 2), (256, 4))
+    """Width and decoder layers of each model; the rest follows from the width. The second has the
+    width and depth of the preset `demo_gpu`."""
     json: bool = False
     """Print one JSON object instead of the table."""
 
 
-def model_config(options: Options) -> OneRecConfig:
+def model_config(
+    codes_per_level: int, num_items: int, d_model: int = 128, num_decoder_layers: int = 2
+) -> OneRecConfig:
     """A small OneRec: 2 encoder layers, 8 experts, top-2, history of 20."""
     return OneRecConfig(
-        level_sizes=(options.codes_per_level,) * 3,
+        level_sizes=(codes_per_level,) * 3,
         history_items=20,
-        session_items=options.num_items,
-        d_model=options.d_model,
-        num_heads=max(1, options.d_model // 32),
+        session_items=num_items,
+        d_model=d_model,
+        num_heads=max(1, d_model // 32),
         head_dim=32,
-        d_ff=4 * options.d_model,
+        d_ff=4 * d_model,
         num_encoder_layers=2,
-        num_decoder_layers=options.num_decoder_layers,
+        num_decoder_layers=num_decoder_layers,
         num_experts=8,
         experts_per_token=2,
-        d_expert=2 * options.d_model,
+        d_expert=2 * d_model,
     )
 
 
@@ -148,24 +150,32 @@ def _run(search, config, beam_config, params, index, histories):
     return jax.block_until_ready(search(config, beam_config, params, index, *histories))
 
 
+def rows(options: Options) -> list[dict]:
+    """Compares the searches for every model and number of users."""
+    level_sizes = (options.codes_per_level,) * 3
+    catalogue = random_catalogue(options.catalogue, level_sizes)
+    index = build_prefix_index(catalogue)
+    beam_config = BeamConfig(num_beams=options.num_beams, num_items=options.num_items)
+    results = []
+    for d_model, num_layers in options.models:
+        config = model_config(options.codes_per_level, options.num_items, d_model, num_layers)
+        params = random_params(config)
+        for num_users in options.num_users:
+            histories = random_histories(catalogue, num_users, config.history_items)
+            result = compare(config, beam_config, params, index, histories, options.seconds)
+            row = {"d_model": d_model, "num_layers": num_layers, "num_users": num_users}
+            results.append({**row, **result})
+    return results
+
+
 def main(options: Options) -> None:
-    """Runs the comparison and prints it."""
-    config = model_config(options)
-    catalogue = random_catalogue(options.catalogue, config.level_sizes)
-    result = compare(
-        config,
-        BeamConfig(num_beams=options.num_beams, num_items=options.num_items),
-        random_params(config),
-        build_prefix_index(catalogue),
-        random_histories(catalogue, options.num_users, config.history_items),
-        options.seconds,
-    )
+    """Runs the comparisons and prints them."""
     results = {
         "benchmark": "beam_search",
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
         "options": dataclasses.asdict(options),
-        **result,
+        "rows": rows(options),
     }
     if options.json:
         print(json.dumps(results, indent=2))
@@ -173,16 +183,17 @@ def main(options: Options) -> None:
     print(", ".join(f"{name} {value}" for name, value in results["hardware"].items()))
     print(
         f"beam {options.num_beams}, {options.num_items} items, 3 levels of "
-        f"{options.codes_per_level}, {options.catalogue} items, d {options.d_model}, "
-        f"{options.num_decoder_layers} decoder layers, {options.num_users} users per call"
+        f"{options.codes_per_level}, {options.catalogue} items; users per second"
     )
-    for name, rate in result["users_per_second"].items():
-        print(f"  {name:10s} {rate:8.2f} users per second")
-    print(
-        f"  ratio {result['ratio']:.2f} (p10 {result['ratio_p10']:.2f} - p90 "
-        f"{result['ratio_p90']:.2f}), CPU time {result['cpu_ratio']:.2f}, "
-        f"{result['rounds']} rounds, equal items {result['share_of_equal_items']:.1%}"
-    )
+    print("  width layers users   cached recomputed   ratio  (p10 - p90)  cpu ratio rounds  equal")
+    for row in results["rows"]:
+        rates = row["users_per_second"]
+        print(
+            f"  {row['d_model']:5d} {row['num_layers']:6d} {row['num_users']:5d} "
+            f"{rates['cached']:8.2f} {rates['recomputed']:10.2f} {row['ratio']:7.2f}  "
+            f"({row['ratio_p10']:.2f} - {row['ratio_p90']:.2f}) {row['cpu_ratio']:10.2f} "
+            f"{row['rounds']:6d} {row['share_of_equal_items']:6.1%}"
+        )
 
 
 if __name__ == "__main__":

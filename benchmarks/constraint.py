@@ -5,7 +5,9 @@
 Per level: one step from the same logits to the beams kept, with the constraint (legal children,
 their logits, selection) over without it (all codes of the level, selection). Per session: the
 whole search with over without the constraint. Both for catalogues of several sizes; programs take
-turns and ratios are those of their fastest runs.
+turns and ratios are those of their fastest runs. A level's time follows the number of its
+candidates, which is printed: the children of the node that has the most. Codes here are uniform, so
+that at level 1 these grow with the catalogue, up to the number of codes.
 
 Dimension key: B users, K beams, C codes of a level, L code levels, M session items.
 """
@@ -21,9 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks.beam_search import (
-    Options as ModelOptions,
-)
 from benchmarks.beam_search import (
     model_config,
     random_catalogue,
@@ -89,9 +88,7 @@ def step_programs(options: Options, indexes: dict[int, PrefixIndex]) -> dict[str
 def search_programs(options: Options, indexes: dict[int, PrefixIndex]) -> dict[str, Callable]:
     """Whole searches: without the constraint, and with it for each catalogue."""
     config = dataclasses.replace(
-        model_config(
-            ModelOptions(codes_per_level=options.codes_per_level, num_items=options.num_items)
-        ),
+        model_config(options.codes_per_level, options.num_items),
         history_items=options.history_items,
     )
     params = random_params(config)
@@ -177,7 +174,10 @@ def main(options: Options) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
         "options": dataclasses.asdict(options),
-        "max_branching": {size: index.max_branching for size, index in indexes.items()},
+        "candidates": {
+            size: (options.codes_per_level, *index.max_branching[1:])
+            for size, index in indexes.items()
+        },
         "steps": ratios(step_programs(options, indexes), options.seconds),
         "searches": ratios(search_programs(options, indexes), options.seconds),
     }
@@ -185,6 +185,8 @@ def main(options: Options) -> None:
         print(json.dumps(results, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in results["hardware"].items()))
+    for size, candidates in results["candidates"].items():
+        print(f"candidates per level with {size} items: {candidates}")
     for title, table in (("one step", "steps"), ("whole session", "searches")):
         print(f"\n{title}: beam {options.num_beams}, 3 levels of {options.codes_per_level}")
         print("  program                     wall ms   ratio     cpu ms   ratio  rounds")
