@@ -137,8 +137,7 @@ def legal_children(
     legal_BKW &= ~_in_window(exclusion.used_up[level - 1], windows_BK, width)
     used_up_BKM = _used_up_by_session(index, exclusion, level, session_edges)
     offset_BKM = jnp.where(used_up_BKM, session_edges - windows_BK[..., None], -1)
-    for item in range(session_edges.shape[-1]):
-        legal_BKW = legal_BKW & (offset_BKM[..., item, None] != offset_11W)
+    legal_BKW = _without(legal_BKW, offset_BKM)
     codes_BKW = _windows_of(index.codes[level], windows_BK, width)
     return Children(windows=windows_BK, codes=codes_BKW, legal=legal_BKW)
 
@@ -176,16 +175,24 @@ def _first_codes(
     codes_BKM = index.codes[0].at[session_edges].get(mode="clip")
     left_BKM = jax.vmap(lambda left_C, codes_KM: left_C[codes_KM])(exclusion.root_left, codes_BKM)
     used_up_BKM = _times_in_session(session_edges) >= left_BKM
-    codes_BKM = jnp.where((session_edges >= 0) & used_up_BKM, codes_BKM, num_codes)
+    codes_BKM = jnp.where((session_edges >= 0) & used_up_BKM, codes_BKM, -1)
     open_B1C = (exclusion.root_left > 0)[:, None]
     open_BKC = jnp.broadcast_to(open_B1C, (*session_edges.shape[:2], num_codes))
+    return Children(windows=None, codes=None, legal=_without(open_BKC, codes_BKM))
 
-    # A few writes per beam: comparing every code with every item would cost more than the rest.
-    def close(open_C: Array, codes_M: Array) -> Array:
-        return open_C.at[codes_M].set(False, mode="drop")
 
-    legal_BKC = jax.vmap(jax.vmap(close))(open_BKC, codes_BKM)
-    return Children(windows=None, codes=None, legal=legal_BKC)
+def _without(legal: Bool[Array, "B K W"], places: Int[Array, "B K M"]) -> Bool[Array, "B K W"]:
+    """Sets each beam's given places to False; places outside 0..W-1 mean none.
+
+    A few writes per beam: compared with every candidate, XLA works out the places anew for each.
+    """
+    width = legal.shape[-1]
+    places_BKM = jnp.where(places < 0, width, places)
+
+    def close(legal_W: Array, places_M: Array) -> Array:
+        return legal_W.at[places_M].set(False, mode="drop")
+
+    return jax.vmap(jax.vmap(close))(legal, places_BKM)
 
 
 def items_of_leaves(
