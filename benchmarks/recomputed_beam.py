@@ -1,7 +1,9 @@
 """Beam search without a decoder cache: the yardstick for `rec_jax.beam`, and its independent check.
 
 The history is encoded once; at every code the decoder reads the whole prefix of every beam again.
-Everything else (constraint, selection, scores) is what `beam_search` does.
+Everything else (constraint, selection, scores) is what `beam_search` does. The prefix is read at
+its own length, which needs a program per length and is the least work without a cache, or `padded`
+to the whole session, as a decoder compiled for one shape reads it.
 
 Dimension key: B batch, K beams, M session items, L code levels, N history items, H excluded items,
 T tokens so far.
@@ -24,14 +26,17 @@ from rec_jax.semantic_ids.constraint import (
 from rec_jax.session_decoding import BeamConfig, Beams, Candidates
 
 
-def _log_probs(model_config, params, encoded, tokens_BKT, level):
+def _log_probs(model_config, params, encoded, tokens_BKT, level, padded):
     """Log-probabilities of the next code after a prefix that is read from its beginning."""
-    batch_size, num_beams, _ = tokens_BKT.shape
+    batch_size, num_beams, length = tokens_BKT.shape
+    if padded:
+        missing = model_config.decoder_tokens - length
+        tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, missing)))
     cache = onerec.init_cache(model_config, batch_size, num_beams)
     cache = jax.tree.map(lambda array: array[:, :, :, : tokens_BKT.shape[-1]], cache)
     hidden_BKTD, _ = onerec.decode(model_config, params, encoded, cache, tokens_BKT, 0)
     return jax.nn.log_softmax(
-        onerec.level_logits(model_config, params, hidden_BKTD[:, :, -1], level), axis=-1
+        onerec.level_logits(model_config, params, hidden_BKTD[:, :, length - 1], level), axis=-1
     )
 
 
@@ -42,9 +47,17 @@ def _rows(tree, parents_BK):
     )
 
 
-@partial(jax.jit, static_argnames=("model_config", "config"))
+@partial(jax.jit, static_argnames=("model_config", "config", "padded"))
 def recomputed_beam_search(
-    model_config, config: BeamConfig, params, index, history_codes, history_mask, history_items
+    model_config,
+    config: BeamConfig,
+    params,
+    index,
+    history_codes,
+    history_mask,
+    history_items,
+    *,
+    padded=False,
 ) -> Beams:
     """`rec_jax.beam.beam_search` with the decoder prefix recomputed at every code."""
     batch_size, num_levels = history_codes.shape[0], index.num_levels
@@ -59,7 +72,7 @@ def recomputed_beam_search(
     for item in range(config.num_items):
         tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, 1)), constant_values=BOS)
         for level in range(num_levels):
-            log_probs_BKC = _log_probs(model_config, params, encoded, tokens_BKT, level)
+            log_probs_BKC = _log_probs(model_config, params, encoded, tokens_BKT, level, padded)
             children = legal_children(index, exclusion, level, nodes_BK, paths_BKML[..., level])
             if children.codes is not None:
                 log_probs_BKC = jnp.take_along_axis(log_probs_BKC, children.codes, axis=-1)
