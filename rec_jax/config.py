@@ -4,13 +4,13 @@ Dimension key: none.
 """
 
 import dataclasses
-import enum
 
 from core_jax.errors import ConfigError
 from core_jax.loop import LoopConfig
 from core_jax.mesh import MeshConfig
 from core_jax.optim import OptimConfig
 from rec_jax.baselines.methods import BaselinesConfig
+from rec_jax.data.augment import AugmentConfig
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import SessionConfig
 from rec_jax.evaluate import EvaluateConfig
@@ -29,13 +29,6 @@ class MovielensConfig:
     """Folder or zip with the variant's files; empty: fetched."""
 
 
-class TargetOrder(enum.Enum):
-    """In which order the model is taught to write the items of a session."""
-
-    LOGGED = "logged"
-    SHUFFLED = "shuffled"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """How OneRec is trained on next tokens."""
@@ -44,9 +37,8 @@ class PretrainConfig:
     """Sessions per step, over all devices."""
     num_microbatches: int = 1
     """Sequential parts of a step; divides the memory for activations."""
-    target_order: TargetOrder = TargetOrder.LOGGED
-    """shuffled: a new order of the session's items in every epoch, which suits logs whose order
-    within a session means little."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    """How examples are varied from epoch to epoch."""
     loop: LoopConfig
     """Steps, evaluation, checkpoints."""
     pointwise_steps: int = 0

@@ -15,8 +15,8 @@ from rec_jax.config import (
     MovielensConfig,
     PipelineConfig,
     PretrainConfig,
-    TargetOrder,
 )
+from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import (
     EventRule,
@@ -33,6 +33,9 @@ from rec_jax.moe.router import Balance
 from rec_jax.semantic_ids.collaborative import CollaborativeConfig
 from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
 from rec_jax.semantic_ids.residual import SemanticIdConfig
+
+_VARIED = AugmentConfig(target_order=TargetOrder.SHUFFLED, history_dropout=0.3, reversed_share=0.5)
+"""MovieLens has few sessions, and their order within a sitting means little."""
 
 
 def demo() -> PipelineConfig:
@@ -86,8 +89,8 @@ def demo() -> PipelineConfig:
         ),
         pretrain=PretrainConfig(
             batch_size=64,
-            target_order=TargetOrder.SHUFFLED,
-            loop=LoopConfig(num_steps=2700, evaluate_every=300, checkpoint_every=300),
+            augment=_VARIED,
+            loop=LoopConfig(num_steps=3000, evaluate_every=300, checkpoint_every=300),
             pointwise_steps=1200,
         ),
     )
@@ -113,7 +116,7 @@ def demo_tiny() -> PipelineConfig:
         optim=dataclasses.replace(config.optim, warmup_steps=5),
         pretrain=PretrainConfig(
             batch_size=64,
-            target_order=TargetOrder.SHUFFLED,
+            augment=_VARIED,
             loop=LoopConfig(num_steps=20, log_every=5, evaluate_every=10, checkpoint_every=10),
             pointwise_steps=10,
         ),
@@ -149,7 +152,7 @@ def demo_gpu() -> PipelineConfig:
         ),
         pretrain=PretrainConfig(
             batch_size=512,
-            target_order=TargetOrder.SHUFFLED,
+            augment=_VARIED,
             loop=LoopConfig(num_steps=20_000, evaluate_every=1000, checkpoint_every=1000),
         ),
         generate=GenerateConfig(session_beams=128, item_beams=128, batch_size=64),

@@ -3,7 +3,7 @@
 Dimension key: B examples of a batch, N history items, M session items, L code levels, I items.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -89,21 +89,3 @@ def batch_to_codes(
         )
 
     return transform
-
-
-def shuffle_targets(
-    example: Mapping[str, np.ndarray], generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Permutes the items of a target; padding stays behind them. A `random_map` of the pipeline.
-
-    Args:
-      example: {"history": Int32 [N], "target": Int32 [M]}.
-      generator: seeded by the pipeline for this record alone.
-
-    Returns:
-      The example with its target items in a random order.
-    """
-    target = example["target"].copy()
-    num_items = int((target >= 0).sum())
-    target[:num_items] = generator.permutation(target[:num_items])
-    return {**example, "target": target}

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint, from_dict, to_dict
-from core_jax.data.pipeline import make_pipeline, to_device
+from core_jax.data.pipeline import RandomMap, make_pipeline, to_device
 from core_jax.loop import Evaluate, fit
 from core_jax.mesh import make_mesh
 from core_jax.metrics import compute, merge
@@ -28,8 +28,9 @@ from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import read_done, run_stage, stage_folder
 from core_jax.train_state import init_state
 from core_jax.train_step import make_eval_step, make_train_step
-from rec_jax.config import PipelineConfig, TargetOrder
-from rec_jax.data.inputs import SessionSource, batch_to_codes, shuffle_targets
+from rec_jax.config import PipelineConfig
+from rec_jax.data.augment import AugmentConfig, augment
+from rec_jax.data.inputs import SessionSource, batch_to_codes
 from rec_jax.data.sessions import SessionData
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
@@ -119,7 +120,7 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         SessionSource(data, "train", model.history_items, config.sessions.session_items),
         batch_size=settings.batch_size,
         seed=config.seed,
-        random_map=shuffle_targets if settings.target_order is TargetOrder.SHUFFLED else None,
+        random_map=_augmentation(settings.augment),
         transform=_first_targets(index.codes, model.session_items),
     )
     optimizer = make_optimizer(config.optim, loop.num_steps)
@@ -168,6 +169,11 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         "last_step": result.step,
         "item_index": index.fingerprint,
     }
+
+
+def _augmentation(config: AugmentConfig) -> RandomMap | None:
+    """What varies the examples, or None where nothing does."""
+    return None if config == AugmentConfig() else functools.partial(augment, config)
 
 
 def _first_targets(codes: np.ndarray, num_items: int) -> Any:

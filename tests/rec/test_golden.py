@@ -16,7 +16,8 @@ from core_jax.optim import OptimConfig, Schedule, make_optimizer
 from core_jax.sharding import describe, match_rules
 from core_jax.train_state import init_state
 from core_jax.train_step import make_train_step
-from rec_jax.data.inputs import batch_to_codes, shuffle_targets
+from rec_jax.data.augment import AugmentConfig, TargetOrder, augment
+from rec_jax.data.inputs import batch_to_codes
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.shardings import RULES
@@ -101,7 +102,7 @@ def _curve() -> str:
         _Walks(),
         batch_size=BATCH,
         seed=3,
-        random_map=shuffle_targets,
+        random_map=functools.partial(augment, AugmentConfig(target_order=TargetOrder.SHUFFLED)),
         transform=batch_to_codes(codes),
         prefetch=0,
     )

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from core_jax.errors import ConfigError
-from rec_jax.data.inputs import SessionSource, batch_to_codes, shuffle_targets
+from rec_jax.data.inputs import SessionSource, batch_to_codes
 from rec_jax.data.interactions import clean_log
 from rec_jax.data.sessions import (
     SessionConfig,
@@ -85,24 +85,6 @@ def test_codes_of_items():
         np.testing.assert_array_equal(found[mask], codes[items[mask]])
         assert (found[~mask] == 0).all()
         assert (~mask).any()
-
-
-def test_shuffled_targets_keep_their_items():
-    source = SessionSource(GAPS, "train", 2, 7)
-    seen = set()
-    for seed in range(17):
-        for example in (source[index] for index in range(len(source))):
-            before = {name: array.copy() for name, array in example.items()}
-            shuffled = shuffle_targets(example, np.random.default_rng(seed))
-            again = shuffle_targets(example, np.random.default_rng(seed))
-            num_items = (before["target"] >= 0).sum()
-            np.testing.assert_array_equal(shuffled["target"], again["target"])
-            np.testing.assert_array_equal(example["target"], before["target"])
-            np.testing.assert_array_equal(shuffled["history"], before["history"])
-            np.testing.assert_array_equal(np.sort(shuffled["target"]), np.sort(before["target"]))
-            assert (shuffled["target"][num_items:] == -1).all()
-            seen.add(tuple(shuffled["target"]))
-    assert len(seen) > len(source)
 
 
 def test_unknown_split():
