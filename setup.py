@@ -19,7 +19,7 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
     # Reference implementations that the parity tests compare with.
-    "parity": ["torch>=2.9,<3"],
+    "parity": ["torch>=2.9,<3", "trl>=1.16,<1.17"],
     "dev": [
         "beartype>=0.23.1,<0.24",
         "import-linter>=2.16,<3",
