@@ -23,7 +23,7 @@ def softmax_dpo(
     beta: float,
     weights: tuple[Float[Array, "*B T"], Float[Array, "*B N U"]] | None = None,
 ) -> Float[Array, "*B"]:
-    r"""S-DPO (Chen et al., arXiv 2406.09215, eq. 12): one chosen, many rejected, by softmax.
+    r"""S-DPO (Chen et al., arXiv 2406.09215): one chosen, many rejected, by softmax.
 
     .. math:: -\log\sigma\left(-\log\sum_{n} e^{\beta(\Delta_{l_n} - \Delta_w)}\right)
 
@@ -78,7 +78,7 @@ def kto(
     undesirable_weight: float = 1.0,
     weights: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B"]:
-    r"""Kahneman-Tversky optimisation (Ethayarajh et al., arXiv 2402.01306, eq. 8): no pairs.
+    r"""Kahneman-Tversky optimisation (Ethayarajh et al., arXiv 2402.01306, eq. 7): no pairs.
 
     .. math::
        \lambda_D (1 - \sigma(\beta(\Delta - z))) \text{ if desirable, else }

@@ -54,13 +54,13 @@ def cpo(
     nll_weight: float,
     weights: PairWeights = None,
 ) -> Float[Array, "*B"]:
-    r"""Contrastive preference optimisation (Xu et al., arXiv 2401.08417, eq. 5): no reference.
+    r"""Contrastive preference optimisation (Xu et al., arXiv 2401.08417, eq. 3): no reference.
 
     .. math::
        -\log\sigma(\beta(\log\pi(y_w) - \log\pi(y_l))) - \frac{\alpha}{|y_w|}\log\pi(y_w)
 
-    The first term sums over tokens. The paper prints the second one summed as well, with alpha = 1;
-    its code and TRL average it over tokens, which is what we do (see above for TRL's batch mean).
+    The first term, the paper's equation, sums over tokens. The second, which it adds with alpha = 1,
+    is a mean over tokens, as in TRL (see above for TRL's batch mean).
 
     Args:
       chosen_log_probs: log-probabilities of the chosen tokens, in nats.

@@ -166,7 +166,7 @@ def test_position_margins_add_up_to_margins():
 
 
 def test_by_position_and_by_sequence_have_one_gradient_direction_at_the_start():
-    """Where all ratios are 0 every logistic has the slope -beta/2: by sequence |P| times as much."""
+    """Where all ratios are 0 every logistic has the slope -beta/2: by sequence |P| times that."""
     _, _, where = inputs()
     zeros = jnp.zeros((B, T)), jnp.zeros((B, U))
     num_positions = np.maximum(*(np.asarray(mask).sum(-1) for mask in where))[:, None]

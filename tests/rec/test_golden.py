@@ -25,6 +25,7 @@ from rec_jax.moe.router import Balance
 from rec_jax.objectives import next_token_loss
 from rec_jax.presets import PRESETS
 from tests.golden_files import FOLDER, check_golden
+from tests.parity import preference_record
 
 CURVE = "training_curve.txt"
 CURVE_TOLERANCE = 2e-3
@@ -133,4 +134,5 @@ def test_every_golden_file_is_compared():
     """A preset that goes takes its files along."""
     expected = {f"config_{name}.json" for name in PRESETS}
     expected |= {f"sharding_{name}.txt" for name in PRESETS}
-    assert {path.name for path in FOLDER.iterdir()} == expected | {CURVE}
+    expected |= {CURVE, preference_record.GOLDEN}
+    assert {path.name for path in FOLDER.iterdir()} == expected
