@@ -59,8 +59,8 @@ def cpo(
     .. math::
        -\log\sigma(\beta(\log\pi(y_w) - \log\pi(y_l))) - \frac{\alpha}{|y_w|}\log\pi(y_w)
 
-    The first term, the paper's equation, sums over tokens. The second, which it adds with alpha = 1,
-    is a mean over tokens, as in TRL (see above for TRL's batch mean).
+    The first term, the paper's equation, sums over tokens. The second, which the paper adds with
+    alpha = 1, is a mean over tokens, as in TRL (see above for TRL's batch mean).
 
     Args:
       chosen_log_probs: log-probabilities of the chosen tokens, in nats.
