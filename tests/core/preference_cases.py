@@ -14,21 +14,6 @@ from core_jax import preference_groups, preference_likelihood, preference_pairs
 B, T, U, N = 5, 7, 11, 3
 BETA, NOISE = 0.7, 0.2
 
-PAIRS = {
-    "dpo": functools.partial(preference_pairs.dpo, beta=BETA),
-    "conservative_dpo": functools.partial(
-        preference_pairs.conservative_dpo, beta=BETA, label_noise=NOISE
-    ),
-    "robust_dpo": functools.partial(preference_pairs.robust_dpo, beta=BETA, label_noise=NOISE),
-    "ipo": functools.partial(preference_pairs.ipo, beta=BETA),
-    "ipo_token_mean": functools.partial(preference_pairs.ipo_token_mean, beta=BETA),
-    "hinge": functools.partial(preference_pairs.hinge, beta=BETA),
-    "dpop": functools.partial(preference_pairs.dpop, beta=BETA, penalty=3.0),
-    "cpo": functools.partial(preference_likelihood.cpo, beta=BETA, nll_weight=0.3),
-    "simpo": functools.partial(preference_likelihood.simpo, beta=BETA, target_margin=0.4),
-}
-"""Every loss of (chosen, rejected) alone."""
-
 
 def _by_position(chosen, rejected, *, where, weights=None):
     """`dpo_by_position` of responses that are padded to one length."""
@@ -76,7 +61,18 @@ def _kto(chosen, rejected, *, where, weights=None):
     )
 
 
-LOSSES = PAIRS | {
+LOSSES = {
+    "dpo": functools.partial(preference_pairs.dpo, beta=BETA),
+    "conservative_dpo": functools.partial(
+        preference_pairs.conservative_dpo, beta=BETA, label_noise=NOISE
+    ),
+    "robust_dpo": functools.partial(preference_pairs.robust_dpo, beta=BETA, label_noise=NOISE),
+    "ipo": functools.partial(preference_pairs.ipo, beta=BETA),
+    "ipo_token_mean": functools.partial(preference_pairs.ipo_token_mean, beta=BETA),
+    "hinge": functools.partial(preference_pairs.hinge, beta=BETA),
+    "dpop": functools.partial(preference_pairs.dpop, beta=BETA, penalty=3.0),
+    "cpo": functools.partial(preference_likelihood.cpo, beta=BETA, nll_weight=0.3),
+    "simpo": functools.partial(preference_likelihood.simpo, beta=BETA, target_margin=0.4),
     "dpo_by_position": _by_position,
     "rpo": _rpo,
     "softmax_dpo": _softmax_dpo,
@@ -85,11 +81,11 @@ LOSSES = PAIRS | {
 """Every loss, as a function of (chosen, rejected)."""
 
 
-def inputs(seed=0, scale=1.0):
+def inputs(seed=0):
     """Chosen [B, T], rejected [B, U] and their masks: every response has tokens and padding."""
     rng = np.random.default_rng(seed)
-    chosen = scale * rng.normal(size=(B, T)).astype(np.float32)
-    rejected = scale * rng.normal(size=(B, U)).astype(np.float32)
+    chosen = rng.normal(size=(B, T)).astype(np.float32)
+    rejected = rng.normal(size=(B, U)).astype(np.float32)
     lengths = rng.integers(2, T, size=B), rng.integers(2, U, size=B)
     where = (np.arange(T) < lengths[0][:, None], np.arange(U) < lengths[1][:, None])
     return jnp.asarray(chosen), jnp.asarray(rejected), jax.tree.map(jnp.asarray, where)
