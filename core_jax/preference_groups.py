@@ -61,10 +61,8 @@ def softmax_dpo(
     chosen_B = weighted_sum(chosen, where=where[0], weights=chosen_weights)
     rejected_BN = weighted_sum(rejected, where=where_BNU, weights=rejected_weights)
     scaled_BN = beta * (rejected_BN - chosen_B[..., None])
-    # An empty sum has no finite logarithm: there all N are taken, and the result is not.
-    has_negative_B1 = jnp.any(is_negative, axis=-1, keepdims=True)
-    log_sum_B = jax.nn.logsumexp(scaled_BN, axis=-1, where=is_negative | ~has_negative_B1)
-    return jnp.where(has_negative_B1[..., 0], jax.nn.softplus(log_sum_B), 0.0)
+    # The logarithm of an empty sum is -inf, without gradient, and its softplus is 0.
+    return jax.nn.softplus(jax.nn.logsumexp(scaled_BN, axis=-1, where=is_negative))
 
 
 def kto(
