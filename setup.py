@@ -30,6 +30,8 @@ EXTRAS = {
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",
+        # Python 3.12 and later make virtual environments without it.
+        "setuptools>=65.5,<85",
     ],
 }
 
