@@ -41,7 +41,7 @@ _VARIED = AugmentConfig(target_order=TargetOrder.SHUFFLED, history_dropout=0.3, 
 def demo() -> PipelineConfig:
     """MovieLens-100k on a CPU: semantic IDs, OneRec, evaluation, report.
 
-    0.4 million parameters, 0.2 million active per token. About 10 minutes on 2 cores without an
+    0.4 million parameters, 0.2 million active per token. 4 to 10 minutes on 2 cores without an
     accelerator; `docs/benchmarks.md` has the measured times and results.
     """
     return PipelineConfig(
