@@ -201,6 +201,7 @@ def write_sessions(
     """
     if not (config.exclude_history and config.constrained):
         history_items = history_items[:, :0]
+    params = onerec.with_whole_tables(params, mesh)  # once, and not for every code
     encoded = onerec.encode(model_config, params, history_codes, history_mask, mesh=mesh)
     task = _Task(
         model_config=model_config,
@@ -292,7 +293,7 @@ def _take_code(
     item: Array | int,
 ) -> _State:
     """Scores the next codes of one level, selects, and moves the beams on."""
-    logits_BKC = onerec.level_logits(task.model_config, task.params, hidden, level, mesh=task.mesh)
+    logits_BKC = onerec.level_logits(task.model_config, task.params, hidden, level)
     children = None
     if task.config.constrained:
         children = legal_children(

@@ -222,10 +222,14 @@ def for_shorter_sessions(
 
     So models for sessions of several lengths share the compiled program that writes `num_items`.
     """
-    embeddings = params["embeddings"]
-    positions_MD = embeddings["session_positions"][:num_items]
-    params = {**params, "embeddings": {**embeddings, "session_positions": positions_MD}}
-    return dataclasses.replace(config, session_items=num_items), params
+    tables = dict(params["embeddings"])
+    tables["session_positions"] = tables["session_positions"][:num_items]
+    return dataclasses.replace(config, session_items=num_items), {**params, "embeddings": tables}
+
+
+def with_whole_tables(params: Params, mesh: Mesh | None) -> Params:
+    """The parameters with the tables of codes whole on every device, for many uses in a row."""
+    return {**params, "embeddings": _gathered(params["embeddings"], mesh)}
 
 
 def init_cache(config: OneRecConfig, batch_size: int, num_beams: int) -> DecoderCache:
@@ -381,8 +385,7 @@ def _constrain(tokens: Array, mesh: Mesh | None) -> Array:
     """Keeps activations split over the batch, whole along every other dimension."""
     if mesh is None:
         return tokens
-    spec = PartitionSpec(BATCH_AXES)
-    return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
 
 
 def _gathered(tables: Params, mesh: Mesh | None) -> Params:
@@ -394,5 +397,4 @@ def _gathered(tables: Params, mesh: Mesh | None) -> Params:
     """
     if mesh is None:
         return tables
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.lax.with_sharding_constraint(tables, jax.tree.map(lambda _: whole, tables))
+    return jax.lax.with_sharding_constraint(tables, NamedSharding(mesh, PartitionSpec()))
