@@ -62,6 +62,24 @@ def to_text(table: Table) -> str:
     return "\n".join([table.title, *lines, textwrap.fill(table.note, width=TEXT_WIDTH)])
 
 
+def to_markdown(table: Table) -> str:
+    """A Markdown table under its title, with the note below.
+
+    >>> print(to_markdown(Table(title="T", note="n", header=("a", "bb"), rows=(("xyz", "1"),))))
+    ### T
+    <BLANKLINE>
+    | a | bb |
+    |---|---|
+    | xyz | 1 |
+    <BLANKLINE>
+    n
+    """
+    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    rows = ["| " + " | ".join(row) + " |" for row in lines]
+    rows[1] = rows[1].replace(" ", "")
+    return "\n".join([f"### {table.title}", "", *rows, "", table.note])
+
+
 def report_tables(report: EvaluationReport) -> tuple[Table, ...]:
     """All tables of a report, the most important one first.
 

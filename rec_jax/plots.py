@@ -79,7 +79,7 @@ def plot_loss(
             f"a loss curve needs one loss per step and at least one, got {len(train_steps)} steps "
             f"and {len(train_losses)} losses; check the run's metrics.jsonl"
         )
-    with _figure(path, height=4.2) as figure:
+    with new_figure(path, height=4.2) as figure:
         axes = figure.subplots()
         axes.plot(train_steps, train_losses, color=BLUE, lw=1, alpha=0.35)
         smoothed_T = _smoothed(np.asarray(train_losses, np.float64))
@@ -111,7 +111,7 @@ def plot_code_usage(
     """
     if not counts:
         raise DataError("code usage needs the counts of at least one level, got none")
-    with _figure(path, height=3.6) as figure:
+    with new_figure(path, height=3.6) as figure:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13)
         for level, (axes, counts_V) in enumerate(
             zip(figure.subplots(1, len(counts), squeeze=False)[0], counts, strict=True)
@@ -158,7 +158,7 @@ def plot_expert_load(
         raise DataError("expert load needs routed tokens in every layer; a layer has none")
     num_layers, num_experts = load.shape
     relative_LE = load / totals_L * num_experts
-    with _figure(path, height=1.9 + 0.42 * min(num_layers, 12)) as figure:
+    with new_figure(path, height=1.9 + 0.42 * min(num_layers, 12)) as figure:
         axes = figure.subplots()
         axes.grid(False)
         highest = max(2.0, float(relative_LE.max()))
@@ -193,7 +193,7 @@ def plot_recall(
     """
     k = report.ks[-1]
     metrics = metrics or (f"recall@{k}", f"ndcg@{k}")
-    with _figure(path, height=1.6 + 0.42 * len(report.rows)) as figure:
+    with new_figure(path, height=1.6 + 0.42 * len(report.rows)) as figure:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13)
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
@@ -229,7 +229,7 @@ def _interval_panel(axes: Axes, report: EvaluationReport, metric: str) -> None:
 
 
 @contextlib.contextmanager
-def _figure(path: str | os.PathLike[str], *, height: float) -> Iterator[Figure]:
+def new_figure(path: str | os.PathLike[str], *, height: float) -> Iterator[Figure]:
     """An 8-inch wide figure in the house style, saved as PNG at the end."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, height), dpi=DOTS_PER_INCH, layout="constrained")

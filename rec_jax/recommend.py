@@ -53,8 +53,9 @@ class SessionWords:
     """One generated session."""
 
     score: float
-    """Log-probability of the whole session."""
+    """Log-probability of the whole session, or what `score_name` says."""
     items: tuple[ItemWords, ...]
+    score_name: str = "log-probability"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,7 @@ def make_sample(
     item_scores: Float[np.ndarray, "K M"] | None = None,
     num_history: int = 10,
     num_sessions: int = 3,
+    score_name: str = "log-probability",
 ) -> Sample:
     """Puts a request and its generated sessions into words.
 
@@ -148,10 +150,11 @@ def make_sample(
       catalogue: the words.
       request: who asked.
       sessions: generated items, best session first, padded with -1.
-      scores: log-probability of each session; sessions of score -inf do not exist.
+      scores: of each session, best first; sessions of score -inf do not exist.
       item_scores: the part of the score that each item adds, or None.
       num_history: most recent history items to keep.
       num_sessions: sessions to keep.
+      score_name: what the scores are called.
 
     Returns:
       Words, with hits marked.
@@ -170,7 +173,7 @@ def make_sample(
             for place, item in enumerate(sessions[row])
             if item != PADDING
         )
-        generated.append(SessionWords(score=score, items=items))
+        generated.append(SessionWords(score=score, items=items, score_name=score_name))
     return Sample(
         heading=request.heading,
         num_history=len(request.history),
@@ -196,7 +199,7 @@ def sample_text(sample: Sample) -> str:
     for number, session in enumerate(sample.sessions, start=1):
         lines += [
             "",
-            f"Generated session {number} (log-probability {session.score:.2f})",
+            f"Generated session {number} ({session.score_name} {session.score:.2f})",
             *(_line(place, words) for place, words in enumerate(session.items, start=1)),
         ]
     if not sample.sessions:
@@ -228,7 +231,7 @@ def sample_from_dict(data: Mapping[str, Any]) -> Sample:
         num_history=data["num_history"],
         history=words(data["history"]),
         sessions=tuple(
-            SessionWords(score=session["score"], items=words(session["items"]))
+            SessionWords(**{**session, "items": words(session["items"])})
             for session in data["sessions"]
         ),
         targets=words(data["targets"]),

@@ -45,6 +45,8 @@ class ReportInputs:
     summary: Mapping[str, str]
     """The run in a few facts: data, model, time, hardware."""
     evaluation: EvaluationReport | None = None
+    tables: tuple[Table, ...] = ()
+    """Further results, below those of the evaluation."""
     plots: tuple[Plot, ...] = ()
     semantic_ids: tuple[Table, ...] = ()
     """Quality of the semantic IDs."""
@@ -93,6 +95,7 @@ def page_html(inputs: ReportInputs) -> str:
       DataError: a picture is missing or is no PNG.
     """
     results = report_tables(inputs.evaluation) if inputs.evaluation else ()
+    results = (*results, *inputs.tables)
     log_tables = (
         _counts_table(inputs.counts, "What every rule and filter let through", "step"),
         _counts_table(inputs.drops, "Rows dropped from the log", "reason"),
@@ -202,7 +205,7 @@ def _sample(sample: Sample) -> str:
 def _session(number: int, session: SessionWords) -> str:
     """One generated session."""
     return _items(
-        f"Generated session {number}", f"log-probability {session.score:.2f}", session.items
+        f"Generated session {number}", f"{session.score_name} {session.score:.2f}", session.items
     )
 
 

@@ -1,0 +1,321 @@
+"""The table of the paper's Table 1: every preference method in one harness, over several seeds.
+
+All methods of a seed share the log, the semantic IDs, the pre-trained model, both judges and the
+candidates of round 1. Iterative alignment (IPA) is DPO over T rounds, so its first round is the
+row DPO. Every cell is a run folder of its own and resumes by itself.
+
+Layout: `RUN/seed_S/base`, `RUN/seed_S/METHOD`, `RUN/report/{table.md, table.csv, ...}`.
+
+Dimension key: U users of all seeds.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from core_jax.config import to_dict
+from core_jax.errors import ConfigError
+from rec_jax.align.methods import PreferenceMethod, title
+from rec_jax.align.plots import plot_methods
+from rec_jax.align.run_config import AlignRunConfig, Folders
+from rec_jax.align.summary import Measures, PolicySummary, summarise
+from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
+from rec_jax.align_presets import tuned
+from rec_jax.alignment import run_base, run_rounds, run_shared
+from rec_jax.data.simulator.config import SimulatorConfig
+from rec_jax.evaluation_tables import Table, to_markdown, to_text
+from rec_jax.ranking_metrics import Interval, bootstrap_interval, paired_bootstrap
+from rec_jax.report_page import Plot, ReportInputs, write_page
+from rec_jax.stages import align_report
+from rec_jax.stages.align_report import BASELINE
+
+IPA, LONG = "IPA", "DPO, steps of IPA"
+"""Names of iterative alignment, and of one round that trains as long as all its rounds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignmentTableConfig:
+    """Which methods are compared, on how many seeds."""
+
+    run_dir: str
+    """Folder of the table."""
+    template: AlignRunConfig
+    """What every cell shares; its method is replaced by each method's tuned settings, its seeds by
+    each seed, and `align.num_rounds` is T of IPA."""
+    methods: tuple[PreferenceMethod, ...]
+    """Methods of one round; DPO, which is the first round of IPA, is always there."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the simulated world (where there is one), of every training and of the users."""
+
+    def __post_init__(self) -> None:
+        """Checks the seeds and that the template's folders are its own."""
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"seeds is {self.seeds}; give different numbers, 0 or more")
+        if self.template.from_run:
+            raise ConfigError(
+                "--template.from names a run, but every seed of a table trains a OneRec of its "
+                "own; leave it empty"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """One method on one seed."""
+
+    name: str
+    folders: Folders
+    config: AlignRunConfig
+
+
+def run_table(config: AlignmentTableConfig) -> None:
+    """Runs every cell that is not done yet, then writes and prints the table."""
+    for seed in config.seeds:
+        cells = _cells(config, seed)
+        first = cells[0]
+        if not (run_base(first.folders, first.config) and run_shared(first.folders, first.config)):
+            return
+        for cell in cells:
+            if not run_rounds(cell.folders, cell.config):
+                return
+    page = _write(config, pathlib.Path(config.run_dir) / "report")
+    print(f"\n{(page.parent / 'table.txt').read_text()}\nReport: {page}")
+
+
+def seeded(template: AlignRunConfig, seed: int, folder: str) -> AlignRunConfig:
+    """The template with all its seeds replaced; the two judges' seeds differ."""
+    pipeline = template.pipeline
+    log = pipeline.log
+    if isinstance(log, SimulatorConfig):
+        log = dataclasses.replace(log, seed=seed)
+    return dataclasses.replace(
+        template,
+        run_dir=folder,
+        pipeline=dataclasses.replace(pipeline, run_dir=folder, log=log, seed=seed),
+        reward=dataclasses.replace(template.reward, seed=2 * seed),
+        judge=dataclasses.replace(template.judge, seed=2 * seed + 1),
+        seed=seed,
+    )
+
+
+def _cells(config: AlignmentTableConfig, seed: int) -> list[_Cell]:
+    """IPA first: its first round makes the candidates that all share."""
+    root = pathlib.Path(config.run_dir) / f"seed_{seed}"
+    template = seeded(config.template, seed, os.fspath(root / "base"))
+    num_rounds = template.align.num_rounds
+
+    def cell(name: str, folder: str, method: PreferenceMethod, rounds: int, steps: int) -> _Cell:
+        loop = dataclasses.replace(template.align.loop, num_steps=steps)
+        align = dataclasses.replace(
+            template.align, method=tuned(method), num_rounds=rounds, loop=loop
+        )
+        base, run = os.fspath(root / "base"), os.fspath(root / folder)
+        first = base if steps == template.align.loop.num_steps else run
+        return _Cell(
+            name=name,
+            folders=Folders(base=base, shared=base, first=first, run=run),
+            config=dataclasses.replace(template, align=align),
+        )
+
+    steps = template.align.loop.num_steps
+    cells = [cell(IPA, "ipa", PreferenceMethod.DPO, num_rounds, steps)]
+    cells += [
+        cell(title(method), method.value, method, 1, steps)
+        for method in config.methods
+        if method is not PreferenceMethod.DPO
+    ]
+    # The control of IPA: as many steps and contexts, all of them with the candidates of M_0.
+    return [*cells, cell(LONG, "dpo_long", PreferenceMethod.DPO, 1, num_rounds * steps)]
+
+
+def _policies(config: AlignmentTableConfig, seed: int) -> dict[str, Measures]:
+    """Every policy's measures on one seed."""
+    cells = _cells(config, seed)
+    most = max(config.template.evaluate.best_of)
+    ipa = cells[0]
+    last = ipa.config.align.num_rounds
+    rounds = align_report.policies_of_round(ipa.folders, ipa.config, range(last + 1))
+    policies = align_report.reference_policies(ipa.folders, ipa.config)
+    oracle = {name: policies.pop(name) for name in ("oracle",) if name in policies}
+    policies[BASELINE] = rounds[BASELINE]
+    policies[f"{BASELINE}, best of {most}"] = rounds[f"{BASELINE}, best of {most}"]
+    policies["+DPO"] = rounds[f"{BASELINE} after round 1"]
+    for cell in cells[1:]:
+        found = align_report.policies_of_round(cell.folders, cell.config, [1])
+        policies[f"+{cell.name}"] = found[f"{BASELINE} after round 1"]
+    policies[f"+{IPA}"] = rounds[f"{BASELINE} after round {last}"]
+    policies[f"+{IPA}, best of {most}"] = rounds[f"{BASELINE} after round {last}, best of {most}"]
+    return policies | oracle
+
+
+def _write(config: AlignmentTableConfig, folder: pathlib.Path) -> pathlib.Path:
+    """Tables as text, Markdown and CSV, the picture, and the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluate = config.template.evaluate
+    seeds = [_policies(config, seed) for seed in config.seeds]
+    policies = {name: [found[name] for found in seeds] for name in seeds[0]}
+    summaries = summarise(
+        policies,
+        baseline=BASELINE,
+        num_samples=evaluate.bootstrap_samples,
+        confidence=evaluate.confidence,
+    )
+    tables = _tables(config, policies, summaries)
+    text = "\n\n".join(to_text(table) for table in tables)
+    (folder / "table.txt").write_text(text + "\n", encoding="utf-8")
+    markdown = "\n\n".join(to_markdown(table) for table in tables)
+    (folder / "table.md").write_text(markdown + "\n", encoding="utf-8")
+    _write_csv(folder / "table.csv", summaries)
+    (folder / "summaries.json").write_text(json.dumps(to_dict({s.name: s for s in summaries})))
+    plot_methods(folder / "methods.png", summaries, baseline=BASELINE)
+    inputs = ReportInputs(
+        title="Preference methods side by side",
+        summary={
+            "Seeds": ", ".join(map(str, config.seeds)),
+            "Users": f"{sum(len(found[BASELINE]['reward']) for found in seeds):,} over all seeds",
+            "Hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
+            f"{os.cpu_count()} CPU cores",
+        },
+        tables=tables,
+        plots=(
+            Plot(
+                path=os.fspath(folder / "methods.png"),
+                caption="Paired gain of the most probable session over the pre-trained model. "
+                "Where the reward model gains and the others do not, it is being exploited.",
+                description="One panel per judge, one dot with its interval per method.",
+            ),
+        ),
+        config=to_dict(config),
+    )
+    return write_page(inputs, folder)
+
+
+def _tables(
+    config: AlignmentTableConfig,
+    policies: dict[str, list[Measures]],
+    summaries: list[PolicySummary],
+) -> tuple[Table, ...]:
+    """The main table, what iterating buys, heads, best-of-N, judges, seeds."""
+    template = config.template
+    judges = [judge for judge in ("truth", "reward", "judge") if judge in summaries[0].measures]
+    tables = [
+        policy_table(
+            summaries,
+            baseline=BASELINE,
+            list_length=template.evaluate.list_length,
+            confidence=template.evaluate.confidence,
+        ),
+        _iterating(config, policies, judges),
+        _seed_table(config, summaries, judges),
+        head_table(
+            summaries,
+            judge="reward",
+            heads=template.reward.head_names,
+            title="Heads of the reward model (chose the pairs)",
+        ),
+        head_table(
+            summaries,
+            judge="judge",
+            heads=template.judge.head_names,
+            title="Heads of the held-out judge",
+        ),
+        best_of_table(summaries, numbers=template.evaluate.best_of, judges=judges),
+    ]
+    if "truth" in judges:
+        tables.append(concordance_table(_concordances(config)))
+    return tuple(tables)
+
+
+def _iterating(
+    config: AlignmentTableConfig, policies: dict[str, list[Measures]], judges: Sequence[str]
+) -> Table:
+    """Paired differences of IPA to what it must beat."""
+    evaluate = config.template.evaluate
+    others = (BASELINE, "+DPO", f"+{LONG}", f"{BASELINE}, best of {max(evaluate.best_of)}")
+    pooled = {
+        name: {
+            judge: np.concatenate([measures[judge] for measures in policies[name]])
+            for judge in judges
+        }
+        for name in (f"+{IPA}", *others)
+    }
+    rows = []
+    for other in others:
+        cells = []
+        for judge in judges:
+            found = paired_bootstrap(
+                pooled[f"+{IPA}"][judge],
+                pooled[other][judge],
+                key=jax.random.key(0),
+                num_samples=evaluate.bootstrap_samples,
+                confidence=evaluate.confidence,
+            )
+            verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "undecided"
+            cells.append(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] {verdict}")
+        rows.append((f"+{IPA} minus {other}", *cells))
+    return Table(
+        title=f"What {config.template.align.num_rounds} rounds buy",
+        note="Paired differences of the most probable sessions (best of N: of the session chosen), "
+        f"{evaluate.confidence:.0%} intervals over users. Better or worse: the interval excludes "
+        "zero.",
+        header=("difference", *judges),
+        rows=tuple(rows),
+    )
+
+
+def _seed_table(
+    config: AlignmentTableConfig, summaries: list[PolicySummary], judges: Sequence[str]
+) -> Table:
+    """Every policy's mean, seed by seed."""
+    header = [f"{judge}, seed {seed}" for judge in judges for seed in config.seeds]
+    rows = [
+        (
+            summary.name,
+            *(f"{value:.3f}" for judge in judges for value in summary.seed_means[judge]),
+        )
+        for summary in summaries
+    ]
+    return Table(
+        title="Seed by seed",
+        note="Means over users. Every seed has its own world, training and users.",
+        header=("policy", *header),
+        rows=tuple(rows),
+    )
+
+
+def _concordances(config: AlignmentTableConfig) -> dict[str, dict[str, Interval]]:
+    """Both judges before the truth, on the beams of the first and of the last model."""
+    rows = {}
+    last = config.template.align.num_rounds
+    for number, name in ((0, f"beams of {BASELINE}"), (last, f"beams of +{IPA}")):
+        found = [
+            align_report.concordances(cells[0].folders, cells[0].config, number)
+            for cells in (_cells(config, seed) for seed in config.seeds)
+        ]
+        rows[name] = {
+            judge: bootstrap_interval(
+                np.concatenate([part[judge] for part in found]),
+                key=jax.random.key(0),
+                num_samples=config.template.evaluate.bootstrap_samples,
+                confidence=config.template.evaluate.confidence,
+            )
+            for judge in ("reward", "judge")
+        }
+    return rows
+
+
+def _write_csv(path: pathlib.Path, summaries: list[PolicySummary]) -> None:
+    """Every measure of every policy, one per line."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["policy", "measure", "mean", "low", "high", "gain", "gain_low", "gain_high"])
+        for summary in summaries:
+            for measure, found in summary.measures.items():
+                gain = summary.gains.get(measure)
+                cells = ["", "", ""] if gain is None else [gain.mean, gain.low, gain.high]
+                writer.writerow([summary.name, measure, found.mean, found.low, found.high, *cells])
