@@ -25,8 +25,6 @@ _MOST_STEPS = 200
 class ItemFacts:
     """What is known of items from training data. NumPy arrays."""
 
-    counts: np.ndarray
-    """Int [I]: training interactions."""
     embeddings: np.ndarray
     """Float32 [I, D]: any vectors whose cosine means likeness."""
     categories: np.ndarray | None = None
@@ -46,7 +44,8 @@ def baseline_probabilities(
     """Trains one regression per target and predicts all sessions.
 
     Features, standardised on the training sessions: mean label rate of the items (smoothed, and
-    without the session itself where it trains), log popularity, log duration, cosine to the
+    without the session itself where it trains), log of how often other training sessions show
+    them, log duration, cosine to the
     history's mean (mean and greatest over the items), share of items with a category of the
     history, number of categories, the user's mean label in earlier sessions of the training period,
     number of items, log length of the history.
@@ -66,7 +65,7 @@ def baseline_probabilities(
         label_S, mask_S = data.labels.values[:, target], data.labels.mask[:, target]
         own_SX = np.stack(
             [
-                _item_rates(data, label_S, trains & mask_S, len(facts.counts)),
+                _item_rates(data, label_S, trains & mask_S, len(facts.embeddings)),
                 _user_rates(data, label_S, mask_S),
             ],
             axis=1,
@@ -136,7 +135,9 @@ def _shared_features(data: RewardData, facts: ItemFacts, history_items: int) -> 
     columns = [
         is_item_SM.sum(axis=1).astype(np.float64),
         np.log1p(data.history_end - data.history_start),
-        _mean(np.log1p(facts.counts)[item_SM], is_item_SM),
+        _mean(
+            np.log1p(_other_sessions(data, item_SM, is_item_SM, len(facts.embeddings))), is_item_SM
+        ),
     ]
     if facts.durations is not None:
         log_I = np.log1p(facts.durations)
@@ -160,6 +161,21 @@ def _shared_features(data: RewardData, facts: ItemFacts, history_items: int) -> 
     return np.stack(columns, axis=1).astype(np.float64)
 
 
+def _other_sessions(
+    data: RewardData, item_SM: np.ndarray, is_item_SM: np.ndarray, num_items: int
+) -> np.ndarray:
+    """Int [S, M]: how often other sessions of the training period show each item."""
+    uses_SM = is_item_SM & data.is_train[:, None]
+    count_I = np.bincount(item_SM[uses_SM], minlength=num_items)
+    return count_I[item_SM] - _own_showings(item_SM, is_item_SM) * uses_SM
+
+
+def _own_showings(item_SM: np.ndarray, is_item_SM: np.ndarray) -> np.ndarray:
+    """Int [S, M]: how often the session itself shows each of its items; it may do so twice."""
+    same_SMM = (item_SM[:, :, None] == item_SM[:, None, :]) & is_item_SM[:, None, :]
+    return same_SMM.sum(axis=2)
+
+
 def _item_rates(
     data: RewardData, label_S: np.ndarray, trains_S: np.ndarray, num_items: int
 ) -> np.ndarray:
@@ -174,9 +190,7 @@ def _item_rates(
     total_I = np.bincount(shown, weights=label_SM[uses_SM], minlength=num_items)
     count_I = np.bincount(shown, minlength=num_items).astype(np.float64)
     overall = float(label_S[trains_S].mean())
-    # How often the session itself shows the item: it may do so twice.
-    same_SMM = (item_SM[:, :, None] == item_SM[:, None, :]) & is_item_SM[:, None, :]
-    own_SM = same_SMM.sum(axis=2) * uses_SM
+    own_SM = _own_showings(item_SM, is_item_SM) * uses_SM
     count_SM = count_I[item_SM] - own_SM
     total_SM = total_I[item_SM] - own_SM * label_SM
     rate_SM = (total_SM + _SMOOTHING * overall) / (count_SM + _SMOOTHING)

@@ -1,8 +1,8 @@
 """How good predicted probabilities are: ranking, likelihood, calibration. Pure NumPy functions.
 
 A soft label (a percentile, a share) is cut for the ranking measures alone: above the median of the
-labels at hand, so that both classes have about the same size. Labels that are all 0 or 1 are taken
-as they are.
+labels at hand, so that both classes have about the same size; where none is above it, at least the
+median. Labels that are all 0 or 1 are taken as they are.
 
 Dimension key: S sessions, G bins.
 """
@@ -36,12 +36,15 @@ def classes(labels: Float[np.ndarray, "S"]) -> Bool[np.ndarray, "S"]:
 
     >>> classes(np.array([0.1, 0.4, 0.4, 0.9])).tolist()
     [False, False, False, True]
+    >>> classes(np.array([0.4, 1.0, 1.0, 1.0])).tolist()
+    [False, True, True, True]
     >>> classes(np.array([0.0, 1.0, 1.0])).tolist()
     [False, True, True]
     """
     if np.isin(labels, (0.0, 1.0)).all():
         return labels > 0.5
-    return labels > np.median(labels)
+    median = np.median(labels)
+    return labels > median if (labels > median).any() else labels >= median
 
 
 def auc(is_positive: Bool[np.ndarray, "S"], scores: Float[np.ndarray, "S"]) -> float:

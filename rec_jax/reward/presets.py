@@ -21,13 +21,13 @@ _NO_DECAY = (r"norm/scale$", r"bias$", r"positions$", r"recency$", r"places$")
 def short_video() -> RewardConfig:
     """The paper's heads for a log that has them: watch time, view, follow, like.
 
-    For the simulated world; needs watch_time_ms and the feedback columns view, follow and like.
+    For the simulated world; needs watch_time_ms and the feedback columns viewed, follow and like.
     Under a minute on 2 cores; `docs/alignment.md` has the quality reached.
     """
     return RewardConfig(
         targets=(
             TargetConfig(name="swt", kind=TargetKind.WATCH_TIME_PERCENTILE),
-            TargetConfig(name="vtr", kind=TargetKind.SHARE, column="view"),
+            TargetConfig(name="vtr", kind=TargetKind.SHARE, column="viewed"),
             TargetConfig(name="wtr", kind=TargetKind.ANY, column="follow"),
             TargetConfig(name="ltr", kind=TargetKind.ANY, column="like"),
         ),

@@ -328,7 +328,6 @@ def _item_facts(
     catalogue = make_catalogue(data.item_ids, log.items)
     categories = category_matrix(catalogue)
     return ItemFacts(
-        counts=data.train_item_counts,
         embeddings=np.load(stage_folder(base_dir, tokenize.NAME) / "embeddings.npy"),
         categories=categories if categories.shape[1] else None,
         durations=item_durations(log, config, data),
