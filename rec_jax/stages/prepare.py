@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from core_jax.errors import DataError
+from core_jax.config import difference, from_dict, to_dict
+from core_jax.errors import ConfigError, DataError
 from core_jax.run_folder import read_done, run_stage, stage_folder
 from rec_jax.config import MovielensConfig, PipelineConfig
 from rec_jax.data.builders.movielens import load_movielens
@@ -25,7 +26,6 @@ from rec_jax.data.sessions import (
 )
 from rec_jax.data.simulator.config import SimulatorConfig
 from rec_jax.data.simulator.log import simulate_log
-from rec_jax.data.simulator.world import FILE as WORLD_FILE
 from rec_jax.data.simulator.world import World, make_world, save_world
 from rec_jax.data.simulator.world import load_world as read_world
 
@@ -73,16 +73,25 @@ def load_world(run_dir: str) -> World:
     """The simulated world that a run's log is from.
 
     Raises:
-      DataError: the stage is not done, or its log is not simulated.
+      DataError: the stage is not done, its log is not simulated, or its folder does not hold the
+        world of this log.
     """
-    read_done(run_dir, NAME)
-    folder = stage_folder(run_dir, NAME)
-    if not (folder / WORLD_FILE).is_file():
+    settings = read_done(run_dir, NAME)["config"]["log"]
+    try:
+        config = from_dict(SimulatorConfig, settings)
+    except ConfigError as error:
         raise DataError(
-            f"the log of run '{run_dir}' is not simulated ('{folder / WORLD_FILE}' is absent), so "
-            "that nobody knows what its users would do; make a run whose log is a SimulatorConfig"
+            f"the log of run '{run_dir}' is not simulated (its config is {settings}), so that "
+            "nobody knows what its users would do; make a run whose log is a SimulatorConfig"
+        ) from error
+    world = read_world(stage_folder(run_dir, NAME))
+    if world.config != config:
+        changes = "; ".join(difference(to_dict(world.config), to_dict(config)))
+        raise DataError(
+            f"the world in '{stage_folder(run_dir, NAME)}' is not that of the run's log "
+            f"({changes}); remove the folder and prepare the run again"
         )
-    return read_world(folder)
+    return world
 
 
 def _read(config: PipelineConfig, folder: pathlib.Path) -> InteractionLog:

@@ -50,12 +50,12 @@ def keyed_bits(stream: Stream, *keys: np.ndarray | int) -> np.ndarray:
     Returns:
       UInt64 array of the broadcast shape.
     """
-    state = np.array(int(stream), np.uint64)
-    # Wrapping around is meant: NumPy warns of it for single numbers only.
-    with np.errstate(over="ignore"):
-        for key in keys:
-            state = _mix((state ^ np.asarray(key, np.int64).astype(np.uint64)) + _GOLDEN)
-    return np.asarray(state)
+    shape = np.broadcast_shapes(*(np.shape(key) for key in keys))
+    # One dimension at least, since NumPy warns of single numbers that wrap around, as is meant.
+    state = np.array([int(stream)], np.uint64)
+    for key in keys:
+        state = _mix((state ^ np.asarray(key, np.int64).astype(np.uint64)) + _GOLDEN)
+    return state.reshape(shape)
 
 
 def keyed_uniforms(stream: Stream, *keys: np.ndarray | int) -> np.ndarray:

@@ -74,8 +74,14 @@ def popularity_sessions(
       World item numbers, best first.
 
     Raises:
-      DataError: an item that the world does not have, or too few that are not excluded.
+      DataError: scores that are not one finite number per item of the world, an item that the
+        world does not have, or too few that are not excluded.
     """
+    if item_scores.shape != world.item_ids.shape or not np.isfinite(item_scores).all():
+        raise DataError(
+            f"item_scores have shape {item_scores.shape}, {np.isfinite(item_scores).sum()} of them "
+            f"finite; give one finite number for each of the world's {len(world.item_ids)} items"
+        )
     sessions = np.empty((len(excluded), session_items), np.int64)
     for part in _parts(len(excluded), len(item_scores)):
         scores_SI = np.tile(item_scores, (len(excluded[part]), 1))

@@ -215,7 +215,8 @@ def load_world(folder: str | os.PathLike[str]) -> World:
     path = pathlib.Path(folder) / FILE
     names = {field.name for field in dataclasses.fields(World)}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, since NumPy leaves the file open when it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in names}
         config = from_dict(SimulatorConfig, json.loads(str(arrays.pop("config"))))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, ConfigError) as error:
