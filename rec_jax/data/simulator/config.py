@@ -94,21 +94,21 @@ class SimulatorConfig:
     """Correlation of appeal (what gets a video shown) with quality (what gets it watched)."""
     median_seconds: float = 20.0
     """Median duration of a video."""
-    duration_spread: float = 0.45
+    duration_spread: float = 0.3
     """Standard deviation of the logarithm of the duration."""
     min_seconds: float = 5.0
     """Shortest duration."""
     max_seconds: float = 180.0
     """Longest duration."""
-    watch_bias: float = -0.5
+    watch_bias: float = -0.7
     """Logit of the watch ratio of an average video of median duration."""
-    affinity_weight: float = 3.5
+    affinity_weight: float = 4.5
     """How much the watch ratio rises with the affinity of taste and video."""
     quality_weight: float = 0.7
     """How much it rises with quality."""
     satiation: float = 0.7
     """How much it falls with every earlier video of the same topic in the session."""
-    duration_weight: float = 1.2
+    duration_weight: float = 1.5
     """How much it falls with the logarithm of the duration."""
     watch_noise: float = 1.0
     """Standard deviation of the noise in the logit of the watch ratio."""

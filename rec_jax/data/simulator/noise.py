@@ -45,7 +45,7 @@ def keyed_bits(stream: Stream, *keys: np.ndarray | int) -> np.ndarray:
 
     Args:
       stream: what the numbers are for.
-      keys: integers or integer arrays that broadcast against each other.
+      keys: integers or integer arrays, at least one array, that broadcast against each other.
 
     Returns:
       UInt64 array of the broadcast shape.
@@ -62,7 +62,7 @@ def keyed_uniforms(stream: Stream, *keys: np.ndarray | int) -> np.ndarray:
     """Float64 uniform on (0, 1), one per combination of keys.
 
     >>> numbers = keyed_uniforms(Stream.LIKE, 7, np.arange(3))
-    >>> bool(numbers[2] == keyed_uniforms(Stream.LIKE, 7, 2))
+    >>> bool(numbers[2] == keyed_uniforms(Stream.LIKE, 7, np.array([2]))[0])
     True
     """
     return ((keyed_bits(stream, *keys) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
