@@ -13,6 +13,7 @@ from rec_jax.baselines.methods import BaselinesConfig
 from rec_jax.data.augment import AugmentConfig
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import SessionConfig
+from rec_jax.data.simulator.config import SimulatorConfig
 from rec_jax.evaluate import EvaluateConfig
 from rec_jax.model.config import OneRecConfig
 from rec_jax.semantic_ids.embeddings import EmbeddingConfig
@@ -77,7 +78,7 @@ class PipelineConfig:
     """Folder of the run."""
     seed: int = 0
     """Seed of clustering, initialisation, data order and dropout."""
-    log: MovielensConfig | OwnLogConfig
+    log: MovielensConfig | OwnLogConfig | SimulatorConfig
     """The interaction log."""
     sessions: SessionConfig
     """Sessions, filter, split."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from core_jax.run_folder import run_stage, stage_folder
+from core_jax.config import difference, from_dict, to_dict
+from core_jax.errors import ConfigError, DataError
+from core_jax.run_folder import read_done, run_stage, stage_folder
 from rec_jax.config import MovielensConfig, PipelineConfig
 from rec_jax.data.builders.movielens import load_movielens
 from rec_jax.data.interactions import InteractionLog, read_log, write_log
@@ -22,6 +24,10 @@ from rec_jax.data.sessions import (
     load_sessions,
     save_sessions,
 )
+from rec_jax.data.simulator.config import SimulatorConfig
+from rec_jax.data.simulator.log import simulate_log
+from rec_jax.data.simulator.world import World, make_world, save_world
+from rec_jax.data.simulator.world import load_world as read_world
 
 NAME = "prepare"
 _LOGGER = logging.getLogger(__name__)
@@ -31,7 +37,7 @@ def run(config: PipelineConfig) -> bool:
     """Reads the log, makes sessions, saves both. Returns whether the stage is done."""
 
     def work(folder: pathlib.Path) -> Mapping[str, Any]:
-        log = _read(config)
+        log = _read(config, folder)
         data = build_sessions(log, config.sessions)
         write_log(log, folder)
         save_sessions(data, folder)
@@ -63,8 +69,37 @@ def item_table(log: InteractionLog, data: SessionData) -> pl.DataFrame:
     return order.join(log.items, on="item_id", how="left", maintain_order="left")
 
 
-def _read(config: PipelineConfig) -> InteractionLog:
-    """Reads the configured log."""
+def load_world(run_dir: str) -> World:
+    """The simulated world that a run's log is from.
+
+    Raises:
+      DataError: the stage is not done, its log is not simulated, or its folder does not hold the
+        world of this log.
+    """
+    settings = read_done(run_dir, NAME)["config"]["log"]
+    try:
+        config = from_dict(SimulatorConfig, settings)
+    except ConfigError as error:
+        raise DataError(
+            f"the log of run '{run_dir}' is not simulated (its config is {settings}), so that "
+            "nobody knows what its users would do; make a run whose log is a SimulatorConfig"
+        ) from error
+    world = read_world(stage_folder(run_dir, NAME))
+    if world.config != config:
+        changes = "; ".join(difference(to_dict(world.config), to_dict(config)))
+        raise DataError(
+            f"the world in '{stage_folder(run_dir, NAME)}' is not that of the run's log "
+            f"({changes}); remove the folder and prepare the run again"
+        )
+    return world
+
+
+def _read(config: PipelineConfig, folder: pathlib.Path) -> InteractionLog:
+    """Reads the configured log, or simulates it and saves its world into the folder."""
+    if isinstance(config.log, SimulatorConfig):
+        world = make_world(config.log)
+        save_world(world, folder)
+        return simulate_log(world)
     if isinstance(config.log, MovielensConfig):
         return load_movielens(config.log.variant, source=config.log.source or None)
     return read_own_log(config.log)
