@@ -26,7 +26,7 @@ from rec_jax.align.plots import plot_methods
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
-from rec_jax.align_presets import tuned
+from rec_jax.align.tuned import tuned
 from rec_jax.alignment import run_base, run_rounds, run_shared
 from rec_jax.data.simulator.config import SimulatorConfig
 from rec_jax.evaluation_tables import Table, to_markdown, to_text

@@ -6,9 +6,13 @@ Dimension key: none.
 from collections.abc import Callable
 
 from core_jax.jobs import Job
+from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
+from rec_jax.alignment import run_align
+from rec_jax.alignment_table import run_table
 from rec_jax.config import PipelineConfig
 from rec_jax.presets import PRESETS
 from rec_jax.stages import encode, evaluate, prepare, pretrain, recommend, report, tokenize
+from rec_jax.world_jobs import AbTestConfig, SimulateConfig, run_ab_test, run_simulate
 
 
 def run_pipeline(config: PipelineConfig) -> None:
@@ -51,6 +55,16 @@ def _encode_defaults() -> encode.EncodeConfig:
     return encode.EncodeConfig()
 
 
+def _world_defaults() -> SimulateConfig:
+    """A world of 1,000 users and 1,200 videos; seconds on a CPU."""
+    return SimulateConfig()
+
+
+def _ab_defaults() -> AbTestConfig:
+    """500 users, 20 answers each; a minute on a CPU."""
+    return AbTestConfig()
+
+
 JOBS: dict[str, Job] = {
     "rec.pipeline": Job(run_pipeline, PRESETS, "OneRec from a log to a report: every stage."),
     "rec.prepare": Job(_stage(prepare.run), PRESETS, "Stage 1: log -> checked log, sessions."),
@@ -68,6 +82,27 @@ JOBS: dict[str, Job] = {
         encode.run,
         {"default": _encode_defaults},
         "Semantic IDs of new items (--items new_items.csv), by nearest centroid.",
+        owns_run=False,
+    ),
+    "rec.align": Job(
+        run_align,
+        ALIGN_PRESETS,
+        "Preference alignment in rounds: judges, candidates, training, report (--from RUN).",
+        may_change=("evaluate.bootstrap_samples", "evaluate.confidence", "evaluate.best_of"),
+    ),
+    "rec.alignment_table": Job(
+        run_table, TABLE_PRESETS, "Every preference method side by side, over several seeds."
+    ),
+    "rec.simulate": Job(
+        run_simulate,
+        {"default": _world_defaults},
+        "Writes the log of a simulated short-video world, and says what is true of it.",
+        owns_run=False,
+    ),
+    "rec.ab_test": Job(
+        run_ab_test,
+        {"default": _ab_defaults},
+        "A true A/B test of two policies (random, popularity, oracle, RUN, RUN:round_2).",
         owns_run=False,
     ),
 }

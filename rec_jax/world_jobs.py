@@ -4,7 +4,6 @@ Dimension key: U users, K sessions of a user, M session items.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated
 
@@ -13,7 +12,6 @@ import tyro
 
 from core_jax.errors import ConfigError, DataError, nearest_name
 from core_jax.mesh import MeshConfig, make_mesh
-from core_jax.run_folder import read_done, stage_folder
 from rec_jax.ab_test import ab_test, describe_ab_test
 from rec_jax.align.panel import Moments, choose_moments, world_references
 from rec_jax.align.run_config import Folders
@@ -33,7 +31,7 @@ from rec_jax.data.simulator.world import (
 from rec_jax.generate import generate_sessions
 from rec_jax.semantic_ids.prefix_index import build_prefix_index
 from rec_jax.session_decoding import BeamConfig
-from rec_jax.stages import generators, prepare, pretrain, tokenize
+from rec_jax.stages import generators, prepare, tokenize
 
 REFERENCES = ("random", "popularity", "oracle")
 """Policies that no run made."""
@@ -102,10 +100,10 @@ def run_ab_test(config: AbTestConfig) -> None:
             f"A is '{config.a}' and B is '{config.b}': neither is a run; name a run folder, whose "
             "world and users are asked"
         )
-    home = _base_of(_split(runs[0])[0])
+    home = generators.base_of(_split(runs[0])[0])
     world = prepare.load_world(home)
     for name in runs[1:]:
-        other = prepare.load_world(_base_of(_split(name)[0]))
+        other = prepare.load_world(generators.base_of(_split(name)[0]))
         if other.config != world.config:
             raise ConfigError(f"'{runs[0]}' and '{name}' are of different worlds; compare in one")
     _, data = prepare.load(home)
@@ -135,7 +133,7 @@ def _policy(
         )
         return sessions_in_world(numbers_I, found[name])
     run_dir, number = _split(name)
-    base = _base_of(run_dir)
+    base = generators.base_of(run_dir)
     mesh = make_mesh(MeshConfig())
     folders = Folders(base=base, shared=run_dir, first=run_dir, run=run_dir)
     model, params = generators.load(folders, number, mesh)
@@ -159,29 +157,10 @@ def _split(name: str) -> tuple[str, int]:
     if not pathlib.Path(run_dir).is_dir():
         hint = nearest_name(run_dir, REFERENCES)
         raise DataError(f"policy '{name}' is no run folder and no known policy. {hint}")
-    done = _rounds_done(run_dir)
+    done = generators.rounds_done(run_dir)
     if not colon:
         return run_dir, max(done)
     known = {f"round_{number}": number for number in done}
     if which not in known:
         raise DataError(f"'{run_dir}' has no '{which}'. {nearest_name(which, known)}")
     return run_dir, known[which]
-
-
-def _rounds_done(run_dir: str) -> list[int]:
-    """Rounds whose model is there; 0 is the pre-trained one."""
-    found = [0]
-    while (stage_folder(run_dir, generators.train_stage(found[-1] + 1)) / "done.json").is_file():
-        found.append(found[-1] + 1)
-    return found
-
-
-def _base_of(run_dir: str) -> str:
-    """The run that has log, semantic IDs and pre-trained model: itself, or what it started from."""
-    config = pathlib.Path(run_dir) / "config.json"
-    if config.is_file():
-        start = json.loads(config.read_text(encoding="utf-8")).get("from_run")
-        if start:
-            return start
-    read_done(run_dir, pretrain.NAME)
-    return run_dir

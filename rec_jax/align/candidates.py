@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from core_jax.arrays import Int
 from core_jax.errors import ConfigError, DataError
+from rec_jax.align.array_file import read_arrays, replace_file, write_arrays
 
 MANIFEST = "candidates.json"
 _CONTEXT_STREAM = 7
@@ -109,14 +110,13 @@ def write_candidates(
     if manifest.is_file():
         check_origin(_read_manifest(target), origin, target)
     else:
-        _replace(manifest, lambda path: path.write_text(_manifest(origin, len(contexts))))
+        replace_file(manifest, lambda path: path.write_text(_manifest(origin, len(contexts))))
     with tqdm(total=len(contexts), desc="candidates", unit="context") as bar:
         for number, first in enumerate(range(0, len(contexts), part_size)):
             part = contexts[first : first + part_size]
             path = target / f"part-{number:05d}.npz"
             if not path.is_file():
-                arrays = dataclasses.asdict(propose(part))
-                _replace(path, lambda scratch, arrays=arrays: _save(scratch, arrays))
+                write_arrays(path, vars(propose(part)))
             bar.update(len(part))
 
 
@@ -132,14 +132,8 @@ def read_candidates(folder: str | os.PathLike[str], *, origin: Origin) -> Candid
     check_origin(found, origin, source)
     parts = []
     for path in sorted(source.glob("part-*.npz")):
-        try:
-            with np.load(path) as arrays:
-                parts.append({name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"'{path}' cannot be read ({error}); remove it and run the stage again, which "
-                "makes this part anew"
-            ) from error
+        remedy = "remove it and run the stage again, which makes this part anew"
+        parts.append(read_arrays(path, remedy=remedy))
     num_contexts = sum(len(part["examples"]) for part in parts)
     if num_contexts != found["num_contexts"]:
         raise DataError(
@@ -181,15 +175,3 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, object]:
     if not path.is_file():
         raise DataError(f"'{folder}' has no candidates ('{MANIFEST}' is absent); make them first")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def _replace(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """Writes a file all or nothing."""
-    scratch = path.with_name(f".{path.name}.part")
-    write(scratch)
-    os.replace(scratch, path)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from core_jax.arrays import Bool, Float, Int
-from core_jax.errors import DataError
+from rec_jax.align.array_file import read_arrays, write_arrays
 from rec_jax.ranking_metrics import category_diversity, ndcg_at_k, recall_at_k
 
 MINIMUM_GAP = 1e-9
@@ -55,7 +55,7 @@ class PolicySessions:
 
 def save_sessions(sessions: PolicySessions, folder: str | os.PathLike[str]) -> None:
     """Writes sessions.npz into a folder, for `load_sessions`."""
-    np.savez(pathlib.Path(folder) / "sessions.npz", **vars(sessions))
+    write_arrays(pathlib.Path(folder) / "sessions.npz", vars(sessions))
 
 
 def load_sessions(folder: str | os.PathLike[str]) -> PolicySessions:
@@ -65,13 +65,8 @@ def load_sessions(folder: str | os.PathLike[str]) -> PolicySessions:
       DataError: the file is missing or cannot be read.
     """
     path = pathlib.Path(folder) / "sessions.npz"
-    try:
-        with np.load(path) as arrays:
-            return PolicySessions(**{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"'{path}' cannot be read ({error}); remove '{path.parent}' and evaluate again"
-        ) from error
+    remedy = f"remove '{path.parent}' and evaluate again"
+    return PolicySessions(**read_arrays(path, remedy=remedy))
 
 
 def per_user_metrics(

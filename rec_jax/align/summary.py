@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from core_jax.arrays import Float
 from core_jax.errors import DataError
 from rec_jax.ranking_metrics import Interval, bootstrap_intervals
 
-Measures = Mapping[str, Float[np.ndarray, " U"]]
-"""A policy's measures, one value per user of one seed."""
+Measures = Mapping[str, np.ndarray]
+"""A policy's measures: Float64 [U], one value per user of one seed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

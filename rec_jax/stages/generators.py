@@ -4,13 +4,15 @@ Dimension key: none.
 """
 
 import json
+import pathlib
 
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint, from_dict
-from core_jax.run_folder import read_done, stage_folder
+from core_jax.errors import DataError
+from core_jax.run_folder import DONE, read_done, stage_folder
 from rec_jax.align.run_config import Folders
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
@@ -61,3 +63,43 @@ def reward_fingerprint(run_dir: str, name: str) -> str:
     """
     done = read_done(run_dir, name)
     return fingerprint({"stage": done["fingerprint"], "step": done["facts"]["best_step"]})
+
+
+def rounds_done(run_dir: str) -> list[int]:
+    """Rounds of a run whose model is there, in order; 0 is the pre-trained one."""
+    found = [0]
+    while (stage_folder(run_dir, train_stage(found[-1] + 1)) / DONE).is_file():
+        found.append(found[-1] + 1)
+    return found
+
+
+def base_of(run_dir: str) -> str:
+    """The run that has log, semantic IDs and pre-trained model: itself, or what it started from.
+
+    Raises:
+      DataError: it is not trained.
+    """
+    config = pathlib.Path(run_dir) / "config.json"
+    if config.is_file():
+        start = json.loads(config.read_text(encoding="utf-8")).get("from_run")
+        if start:
+            return start
+    read_done(run_dir, pretrain.NAME)
+    return run_dir
+
+
+def choose_round(run_dir: str, number: int) -> int:
+    """The round whose model is wanted; -1 is the last one that is done.
+
+    Raises:
+      DataError: the run has no such round.
+    """
+    done = rounds_done(run_dir)
+    if number < 0:
+        return done[-1]
+    if number not in done:
+        raise DataError(
+            f"run '{run_dir}' has no round {number}; it has the models of rounds "
+            f"{', '.join(map(str, done))} (0 is the pre-trained one)"
+        )
+    return number

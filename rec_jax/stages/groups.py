@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from core_jax.errors import DataError
 from core_jax.mesh import make_mesh
 from core_jax.run_folder import read_done, run_stage, stage_folder
+from rec_jax.align.array_file import read_arrays, write_arrays
 from rec_jax.align.batch import group_log_probs
 from rec_jax.align.candidates import Candidates
 from rec_jax.align.groups import Groups, choose_groups, standardised_advantages
@@ -52,7 +52,7 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
         )
         index = tokenize.load(folders.base)
         preferences = _preferences(folders, config, data, index, found, groups, number)
-        np.savez(folder / "preferences.npz", **vars(preferences))
+        write_arrays(folder / "preferences.npz", vars(preferences))
         facts = groups.counts | _gaps(found, groups)
         _LOGGER.info(
             "round %d: %s", number, ", ".join(f"{name} {value}" for name, value in facts.items())
@@ -77,13 +77,8 @@ def load(folders: Folders, number: int) -> Preferences:
       DataError: they are missing or cannot be read.
     """
     path = stage_folder(folders.run, stage_name(number)) / "preferences.npz"
-    try:
-        with np.load(path) as arrays:
-            return Preferences(**{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"'{path}' cannot be read ({error}); remove '{path.parent}' and run the round again"
-        ) from error
+    remedy = f"remove '{path.parent}' and run the round again"
+    return Preferences(**read_arrays(path, remedy=remedy))
 
 
 def num_members(config: AlignRunConfig) -> int:
