@@ -21,7 +21,7 @@ from core_jax.arrays import Bool, Float, Int
 from core_jax.errors import DataError
 from rec_jax.data.events import Events, sort_events
 from rec_jax.data.interactions import InteractionLog
-from rec_jax.data.session_config import SessionConfig, SessionRule, SplitRule
+from rec_jax.data.session_config import SessionConfig, SessionRule, SplitRule, TrainWindows
 from rec_jax.data.sessions import SessionData
 from rec_jax.data.splits import cut_times
 from rec_jax.reward.config import TargetConfig
@@ -262,7 +262,9 @@ def _session_numbers(
     ):
         request_E = events.request
         if config.rule is not SessionRule.REQUEST_ID:
-            numbered = dataclasses.replace(config, rule=SessionRule.REQUEST_ID)
+            numbered = dataclasses.replace(
+                config, rule=SessionRule.REQUEST_ID, train_windows=TrainWindows.DISJOINT
+            )
             request_E = sort_events(log, numbered, {}).request
         has_request_E = request_E >= 0
         counts["events_without_session_id"] = int((~has_request_E).sum())
