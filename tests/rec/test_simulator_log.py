@@ -19,7 +19,7 @@ from rec_jax.data.simulator.facts import describe_world, normalised_value
 from rec_jax.data.simulator.log import deliver, simulate_log
 from rec_jax.data.simulator.logging_policy import logged_slates
 from rec_jax.data.simulator.response import respond
-from rec_jax.data.simulator.world import item_numbers, save_world, user_numbers
+from rec_jax.data.simulator.world import item_numbers, save_world, user_numbers, user_state
 from rec_jax.presets import demo_tiny
 from rec_jax.stages import prepare
 from tests.rec.simulator_cases import SMALL, array_fields, small_world
@@ -74,6 +74,9 @@ def test_rows_of_a_request_lie_between_it_and_the_next():
     for times in per_user["timestamp"]:
         assert (np.diff(times.to_numpy()) > 0).all()
     assert EVENTS["session_id"].n_unique() == len(requests)
+    # The taste in force at any row is that of its request.
+    states = user_state(WORLD, frame["user"].to_numpy(), frame["timestamp"].to_numpy())
+    np.testing.assert_array_equal(states, np.repeat(np.nonzero(is_made)[1], SMALL.slate_items))
 
 
 def test_the_log_is_what_the_world_answers():

@@ -102,13 +102,15 @@ def test_correlation_of_appeal_and_quality_and_the_creators_share():
 
 
 def test_durations():
-    world = small_world(num_items=5003, median_seconds=17.0, min_seconds=7.0, max_seconds=61.0)
+    world = small_world(
+        num_items=5003, median_seconds=17.0, duration_spread=0.7, min_seconds=7.0, max_seconds=61.0
+    )
     duration = world.item_duration_ms
     assert duration.min() == 7000
     assert duration.max() == 61000
     np.testing.assert_array_equal(duration, np.rint(duration))
     # The median of log d has the standard error sqrt(pi / 2) spread / sqrt(n).
-    error = np.sqrt(np.pi / 2) * SMALL.duration_spread / np.sqrt(5003)
+    error = np.sqrt(np.pi / 2) * 0.7 / np.sqrt(5003)
     assert abs(np.log(np.median(duration) / 17000)) < 4 * error
 
 
