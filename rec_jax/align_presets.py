@@ -10,7 +10,7 @@ import dataclasses
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig, Schedule
 from rec_jax.align.config import AlignConfig, CandidatesConfig, GroupsConfig
-from rec_jax.align.methods import MethodConfig, PreferenceMethod
+from rec_jax.align.methods import Method
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
 from rec_jax.alignment_table import AlignmentTableConfig
 from rec_jax.data.augment import AugmentConfig, TargetOrder
@@ -29,15 +29,15 @@ from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
 from rec_jax.semantic_ids.residual import SemanticIdConfig
 
 TABLE_METHODS = (
-    PreferenceMethod.DPO,
-    PreferenceMethod.IPO,
-    PreferenceMethod.CONSERVATIVE,
-    PreferenceMethod.RDPO,
-    PreferenceMethod.CPO,
-    PreferenceMethod.SIMPO,
-    PreferenceMethod.SDPO,
-    PreferenceMethod.ECPO,
-    PreferenceMethod.GBPO,
+    Method.DPO,
+    Method.IPO,
+    Method.CONSERVATIVE,
+    Method.RDPO,
+    Method.CPO,
+    Method.SIMPO,
+    Method.SDPO,
+    Method.ECPO,
+    Method.GBPO,
 )
 """The methods of the paper's Table 1, and the two of its successors."""
 
@@ -53,7 +53,7 @@ def demo() -> AlignRunConfig:
         reward=training_judge(short_video()),
         judge=held_out_judge(short_video()),
         align=AlignConfig(
-            method=tuned(PreferenceMethod.DPO),
+            method=tuned(Method.DPO),
             num_rounds=3,
             preference_ratio=0.25,
             candidates=CandidatesConfig(num_beams=32, batch_size=64, part_size=512),
@@ -195,7 +195,7 @@ def table_tiny() -> AlignmentTableConfig:
     return AlignmentTableConfig(
         run_dir="runs/alignment_table_tiny",
         template=demo_tiny(),
-        methods=(PreferenceMethod.SDPO, PreferenceMethod.ECPO),
+        methods=(Method.SDPO, Method.ECPO),
         seeds=(0,),
     )
 

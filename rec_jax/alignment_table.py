@@ -21,12 +21,12 @@ import numpy as np
 
 from core_jax.config import to_dict
 from core_jax.errors import ConfigError
-from rec_jax.align.methods import PreferenceMethod, title
+from rec_jax.align.methods import Method
 from rec_jax.align.plots import plot_methods
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
-from rec_jax.align.tuned import tuned
+from rec_jax.align.tuned import TITLES, tuned
 from rec_jax.alignment import run_base, run_rounds, run_shared
 from rec_jax.data.simulator.config import SimulatorConfig
 from rec_jax.evaluation_tables import Table, to_markdown, to_text
@@ -48,7 +48,7 @@ class AlignmentTableConfig:
     template: AlignRunConfig
     """What every cell shares; its method is replaced by each method's tuned settings, its seeds by
     each seed, and `align.num_rounds` is T of IPA."""
-    methods: tuple[PreferenceMethod, ...]
+    methods: tuple[Method, ...]
     """Methods of one round; DPO, which is the first round of IPA, is always there."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the simulated world (where there is one), of every training and of the users."""
@@ -109,7 +109,7 @@ def _cells(config: AlignmentTableConfig, seed: int) -> list[_Cell]:
     template = seeded(config.template, seed, os.fspath(root / "base"))
     num_rounds = template.align.num_rounds
 
-    def cell(name: str, folder: str, method: PreferenceMethod, rounds: int, steps: int) -> _Cell:
+    def cell(name: str, folder: str, method: Method, rounds: int, steps: int) -> _Cell:
         loop = dataclasses.replace(template.align.loop, num_steps=steps)
         align = dataclasses.replace(
             template.align, method=tuned(method), num_rounds=rounds, loop=loop
@@ -123,14 +123,14 @@ def _cells(config: AlignmentTableConfig, seed: int) -> list[_Cell]:
         )
 
     steps = template.align.loop.num_steps
-    cells = [cell(IPA, "ipa", PreferenceMethod.DPO, num_rounds, steps)]
+    cells = [cell(IPA, "ipa", Method.DPO, num_rounds, steps)]
     cells += [
-        cell(title(method), method.value, method, 1, steps)
+        cell(TITLES[method], method.value, method, 1, steps)
         for method in config.methods
-        if method is not PreferenceMethod.DPO
+        if method is not Method.DPO
     ]
     # The control of IPA: as many steps and contexts, all of them with the candidates of M_0.
-    return [*cells, cell(LONG, "dpo_long", PreferenceMethod.DPO, 1, num_rounds * steps)]
+    return [*cells, cell(LONG, "dpo_long", Method.DPO, 1, num_rounds * steps)]
 
 
 def _policies(config: AlignmentTableConfig, seed: int) -> dict[str, Measures]:

@@ -290,7 +290,7 @@ def _facts(folders: Folders, config: AlignRunConfig) -> dict[str, str]:
         rows = read_rows(stage_folder(folders.run, generators.train_stage(number)))
         facts[f"Round {number}"] = (
             f"{done['groups']:,} of {done['contexts']:,} contexts have a preference; at the end "
-            f"the chosen one is ahead in {rows[-1]['preference_accuracy']:.0%}"
+            f"the chosen one is ahead in {rows[-1]['margin_accuracy']:.0%}"
         )
     return facts | {
         "Time": ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()),
