@@ -7,12 +7,13 @@ E experts.
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from core_jax.arrays import Array, Key, Params
+from core_jax.arrays import Array, Bool, Float, Int, Key, Params
 from core_jax.losses import token_log_probs
 from core_jax.metrics import Metrics, Ratio
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
+from rec_jax.moe.layer import MoeAux
 
 
 def next_token_loss(
@@ -44,22 +45,46 @@ def next_token_loss(
       and accuracy per level, routed tokens per expert [Y, E], tokens dropped by experts.
     """
     output = onerec.apply(config, params, batch, key=key, mesh=mesh)
-    where_BM = batch.target_mask
-    num_items = jnp.sum(where_BM, dtype=jnp.float32)
+    loss, metrics = session_loss(output.logits, batch.target_codes, batch.target_mask)
+    loss = Ratio(total=loss.total + jnp.sum(output.moe.balance), count=loss.count)
+    return loss, metrics | expert_metrics(output.moe)
+
+
+def session_loss(
+    logits: tuple[Float[Array, "B M _"], ...],
+    codes: Int[Array, "B M L"],
+    mask: Bool[Array, "B M"],
+) -> tuple[Ratio, Metrics]:
+    """Summed negative log-likelihood of sessions over the number of their codes; by level too.
+
+    Args:
+      logits: scores of the codes of every item, one array per level.
+      codes: the sessions that were logged.
+      mask: True where there is an item.
+
+    Returns:
+      The loss in nats, and metrics: loss and accuracy per level.
+    """
+    num_items = jnp.sum(mask, dtype=jnp.float32)
     metrics: Metrics = {}
     total = jnp.zeros((), jnp.float32)
-    for level, logits_BMC in enumerate(output.logits):
-        codes_BM = batch.target_codes[:, :, level]
+    for level, logits_BMC in enumerate(logits):
+        codes_BM = codes[:, :, level]
         log_probs_BM = token_log_probs(logits_BMC, codes_BM)
-        level_total = -jnp.sum(jnp.where(where_BM, log_probs_BM, 0.0))
-        correct_BM = (jnp.argmax(logits_BMC, axis=-1) == codes_BM) & where_BM
+        level_total = -jnp.sum(jnp.where(mask, log_probs_BM, 0.0))
+        correct_BM = (jnp.argmax(logits_BMC, axis=-1) == codes_BM) & mask
         metrics[f"loss_level_{level}"] = Ratio(total=level_total, count=num_items)
         metrics[f"accuracy_level_{level}"] = Ratio(
             total=jnp.sum(correct_BM, dtype=jnp.float32), count=num_items
         )
         total = total + level_total
-    routed = jnp.sum(output.moe.load)
-    metrics["expert_load"] = Ratio(total=output.moe.load, count=routed)
-    metrics["tokens_dropped"] = Ratio(total=jnp.sum(output.moe.dropped), count=routed)
-    loss = Ratio(total=total + jnp.sum(output.moe.balance), count=num_items * config.num_levels)
-    return loss, metrics
+    return Ratio(total=total, count=num_items * len(logits)), metrics
+
+
+def expert_metrics(aux: MoeAux) -> Metrics:
+    """Routed tokens per expert [Y, E] as shares of all, and the share that experts dropped."""
+    routed = jnp.sum(aux.load)
+    return {
+        "expert_load": Ratio(total=aux.load, count=routed),
+        "tokens_dropped": Ratio(total=jnp.sum(aux.dropped), count=routed),
+    }

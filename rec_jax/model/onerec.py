@@ -11,15 +11,13 @@ Y decoder layers, E experts.
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float, Int, Key, Params, PyTree
-from core_jax.mesh import BATCH_AXES
 from core_jax.nn.stack import init_stack, run_stack
 from core_jax.sharding import match_rules
 from rec_jax.batch import SessionBatch
@@ -27,6 +25,7 @@ from rec_jax.model.config import OneRecConfig
 from rec_jax.model.decoder import DecoderLayer, KeysValues
 from rec_jax.model.embeddings import BOS, Embeddings, init_embeddings, item_tokens
 from rec_jax.model.encoder import EncoderLayer
+from rec_jax.model.modules import constrain, gathered, norm, run
 from rec_jax.model.shardings import RULES
 from rec_jax.moe.layer import MoeAux
 
@@ -37,7 +36,7 @@ class OneRecOutput:
     """What a training pass returns."""
 
     logits: PyTree
-    """Tuple over levels of Float32 [B, M, C]: scores of the codes of every target item."""
+    """Tuple over levels of Float32 [B, M, C] or [B, K, M, C]: scores of every item's codes."""
     moe: MoeAux
     """Statistics of the experts with a leading layer dimension [Y, ...]."""
 
@@ -150,49 +149,78 @@ def apply(
     encoder_key = decoder_key = None
     if key is not None:
         encoder_key, decoder_key = jax.random.split(key)
-    encoded_BSD, mask_BS = _encode_tokens(
+    encoded_BSD, mask_BS = encode_tokens(
         config, params, batch.history_codes, batch.history_mask, key=encoder_key, mesh=mesh
     )
-    num_roles = config.num_levels + 1
-    tokens_B1T = item_tokens(config, batch.target_codes, BOS).reshape(
-        batch.target_codes.shape[0], 1, -1
+    codes_B1ML, mask_B1M = batch.target_codes[:, None], batch.target_mask[:, None]
+    output = score_sessions(
+        config, params, encoded_BSD, mask_BS, codes_B1ML, mask_B1M, key=decoder_key, mesh=mesh
     )
-    token_mask_B1T = jnp.repeat(batch.target_mask, num_roles, axis=1)[:, None]
-    length = tokens_B1T.shape[-1]
-    causal_1TT = jnp.tril(jnp.ones((1, length, length), bool))
+    return dataclasses.replace(output, logits=tuple(logits[:, 0] for logits in output.logits))
+
+
+def score_sessions(
+    config: OneRecConfig,
+    params: Params,
+    encoded: Float[Array, "B S D"],
+    encoded_mask: Bool[Array, "B S"],
+    codes: Int[Array, "B K M L"],
+    mask: Bool[Array, "B K M"],
+    *,
+    key: Key[Array, ""] | None = None,
+    mesh: Mesh | None = None,
+) -> OneRecOutput:
+    """Scores every code of K sessions per history given the codes before it (teacher forcing).
+
+    Args:
+      config: architecture.
+      params: from `init_params`.
+      encoded: histories, from `encode_tokens`; all K sessions share a row.
+      encoded_mask: True at real history tokens.
+      codes: semantic IDs of the sessions; padding has code 0.
+      mask: True where a session has an item; the others load no expert.
+      key: dropout key, or None for a deterministic pass.
+      mesh: device mesh that histories are sharded over, or None.
+
+    Returns:
+      Logits per level, [B, K, M, C], and the experts' statistics.
+    """
+    num_roles = config.num_levels + 1
+    tokens_FMR = item_tokens(config, codes.reshape(-1, *codes.shape[2:]), BOS)
+    tokens_BKT = tokens_FMR.reshape(*codes.shape[:2], -1)
+    token_mask_BKT = jnp.repeat(mask, num_roles, axis=2)
+    causal_1TT = jnp.tri(tokens_BKT.shape[-1], dtype=bool)[None]
     layer = DecoderLayer(config, mesh)
 
     def layer_function(
-        layer_params: Params, tokens_B1TD: Array, _: None, layer_key: Key[Array, ""] | None
+        layer_params: Params, tokens_BKTD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, MoeAux]:
-        cross = _run(layer, layer_params, encoded_BSD, method="cross_keys_values")
-        tokens_B1TD, aux, _ = _run(
+        cross = run(layer, layer_params, encoded, method="cross_keys_values")
+        tokens_BKTD, aux, _ = run(
             layer,
             layer_params,
-            _constrain(tokens_B1TD, mesh),
+            constrain(tokens_BKTD, mesh),
             cross,
-            mask_BS[:, None],
+            encoded_mask[:, None],
             causal_1TT,
-            token_mask=token_mask_B1T,
+            token_mask=token_mask_BKT,
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
         )
-        return tokens_B1TD, aux
+        return tokens_BKTD, aux
 
-    embedded_B1TD = _embedded_session(config, params, tokens_B1T, 0, mesh)
-    hidden_B1TD, aux = run_stack(
+    hidden_BKTD, aux = run_stack(
         layer_function,
         params["decoder"]["layers"],
-        embedded_B1TD,
-        key=decoder_key,
+        _embedded_session(config, params, tokens_BKT, 0, mesh),
+        key=key,
         remat=config.remat,
         unroll=config.scan_unroll,
     )
-    hidden_BMRD = _norm(config, params["decoder"]["norm"], hidden_B1TD).reshape(
-        batch.target_codes.shape[0], -1, num_roles, config.d_model
-    )
+    hidden_BKTD = norm(config, params["decoder"]["norm"], hidden_BKTD)
+    hidden_BKMRD = hidden_BKTD.reshape(*mask.shape, num_roles, config.d_model)
     logits = tuple(
-        level_logits(config, params, hidden_BMRD[:, :, level], level, mesh=mesh)
+        level_logits(config, params, hidden_BKMRD[..., level, :], level, mesh=mesh)
         for level in range(config.num_levels)
     )
     return OneRecOutput(logits=logits, moe=aux)
@@ -207,10 +235,10 @@ def encode(
     mesh: Mesh | None = None,
 ) -> EncodedHistory:
     """Encodes histories and projects them to every decoder layer's cross-attention."""
-    encoded_BSD, mask_BS = _encode_tokens(config, params, history_codes, history_mask, mesh=mesh)
+    encoded_BSD, mask_BS = encode_tokens(config, params, history_codes, history_mask, mesh=mesh)
     layer = DecoderLayer(config, mesh)
     keys, values = jax.vmap(
-        lambda layer_params: _run(layer, layer_params, encoded_BSD, method="cross_keys_values")
+        lambda layer_params: run(layer, layer_params, encoded_BSD, method="cross_keys_values")
     )(params["decoder"]["layers"])
     return EncodedHistory(keys=keys, values=values, mask=mask_BS)
 
@@ -229,7 +257,7 @@ def for_shorter_sessions(
 
 def with_whole_tables(params: Params, mesh: Mesh | None) -> Params:
     """The parameters with the tables of codes whole on every device, for many uses in a row."""
-    return {**params, "embeddings": _gathered(params["embeddings"], mesh)}
+    return {**params, "embeddings": gathered(params["embeddings"], mesh)}
 
 
 def init_cache(config: OneRecConfig, batch_size: int, num_beams: int) -> DecoderCache:
@@ -279,10 +307,10 @@ def decode(
         layer_params: Params, tokens_BKTD: Array, inputs: tuple[KeysValues, KeysValues], _: None
     ) -> tuple[Array, KeysValues]:
         cross, held = inputs
-        tokens_BKTD, _, new = _run(
+        tokens_BKTD, _, new = run(
             layer,
             layer_params,
-            _constrain(tokens_BKTD, mesh),
+            constrain(tokens_BKTD, mesh),
             cross,
             encoded.mask[:, None],
             visible_1TP,
@@ -298,7 +326,7 @@ def decode(
         ((encoded.keys, encoded.values), (cache.keys, cache.values)),
         unroll=config.scan_unroll,
     )
-    hidden_BKTD = _norm(config, params["decoder"]["norm"], hidden_BKTD)
+    hidden_BKTD = norm(config, params["decoder"]["norm"], hidden_BKTD)
     # Written once for all layers, in place: layers that returned their caches would copy them.
     keys, values = (
         jax.lax.dynamic_update_slice_in_dim(held_YBKPHX, new_YBKTHX, start, axis=3)
@@ -316,16 +344,11 @@ def level_logits(
     mesh: Mesh | None = None,
 ) -> Float[Array, "*lead C"]:
     """Scores of the codes of one level, float32, from normalised hidden states."""
-    tables = _gathered(params["embeddings"], mesh)
-    return _run(Embeddings(config), tables, hidden, level, method="logits")
+    tables = gathered(params["embeddings"], mesh)
+    return run(Embeddings(config), tables, hidden, level, method="logits")
 
 
-def _run(module: nn.Module, params: Params, *arguments: PyTree, **options: Any) -> Any:
-    """Applies a module to its parameters; Linen's own return type covers more than we use."""
-    return module.apply({"params": params}, *arguments, **options)
-
-
-def _encode_tokens(
+def encode_tokens(
     config: OneRecConfig,
     params: Params,
     history_codes: Int[Array, "B N L"],
@@ -334,25 +357,25 @@ def _encode_tokens(
     key: Key[Array, ""] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
-    """Runs the encoder; returns its output and the mask of real tokens."""
+    """Runs the encoder; returns its output and the mask of real tokens, for `score_sessions`."""
     mask_BS = jnp.repeat(history_mask, config.num_levels + 1, axis=1)
     layer = EncoderLayer(config)
 
     def layer_function(
         layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, None]:
-        tokens_BSD = _run(
+        tokens_BSD = run(
             layer,
             layer_params,
-            _constrain(tokens_BSD, mesh),
+            constrain(tokens_BSD, mesh),
             mask_BS[:, None],
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
         )
         return tokens_BSD, None
 
-    tables = _gathered(params["embeddings"], mesh)
-    embedded_BSD = _run(Embeddings(config), tables, history_codes, method="history")
+    tables = gathered(params["embeddings"], mesh)
+    embedded_BSD = run(Embeddings(config), tables, history_codes, method="history")
     tokens_BSD, _ = run_stack(
         layer_function,
         params["encoder"]["layers"],
@@ -361,7 +384,7 @@ def _encode_tokens(
         remat=config.remat,
         unroll=config.scan_unroll,
     )
-    return _norm(config, params["encoder"]["norm"], tokens_BSD), mask_BS
+    return norm(config, params["encoder"]["norm"], tokens_BSD), mask_BS
 
 
 def _embedded_session(
@@ -372,29 +395,5 @@ def _embedded_session(
     mesh: Mesh | None,
 ) -> Float[Array, "B K T D"]:
     """Embeds decoder tokens."""
-    tables = _gathered(params["embeddings"], mesh)
-    return _run(Embeddings(config), tables, tokens, jnp.asarray(start), method="session")
-
-
-def _norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
-    """The final norm of the encoder or the decoder."""
-    return _run(nn.RMSNorm(dtype=config.compute_dtype.dtype), params, tokens)
-
-
-def _constrain(tokens: Array, mesh: Mesh | None) -> Array:
-    """Keeps activations split over the batch, whole along every other dimension."""
-    if mesh is None:
-        return tokens
-    return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
-
-
-def _gathered(tables: Params, mesh: Mesh | None) -> Params:
-    """The embeddings with their tables whole on every device, for the moment of their use.
-
-    Tables lie split over all of `fsdp` and `tensor`, tokens over the batch axes. A lookup in a
-    split table leaves activations split along D, which the compiler brings back to the batch axes
-    only by copying them whole to every device; so the table moves instead, which is smaller.
-    """
-    if mesh is None:
-        return tables
-    return jax.lax.with_sharding_constraint(tables, NamedSharding(mesh, PartitionSpec()))
+    tables = gathered(params["embeddings"], mesh)
+    return run(Embeddings(config), tables, tokens, jnp.asarray(start), method="session")

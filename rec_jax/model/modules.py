@@ -1,0 +1,43 @@
+"""Linen modules as functions of their parameters, and where activations and tables live.
+
+Dimension key: B batch, D model.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from core_jax.arrays import Array, Float, Params, PyTree
+from core_jax.mesh import BATCH_AXES
+from rec_jax.model.config import OneRecConfig
+
+
+def run(module: nn.Module, params: Params, *arguments: PyTree, **options: Any) -> Any:
+    """Applies a module to its parameters; Linen's own return type covers more than we use."""
+    return module.apply({"params": params}, *arguments, **options)
+
+
+def norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
+    """The final norm of the encoder or the decoder."""
+    return run(nn.RMSNorm(dtype=config.compute_dtype.dtype), params, tokens)
+
+
+def constrain(tokens: Array, mesh: Mesh | None) -> Array:
+    """Keeps activations split over the batch, whole along every other dimension."""
+    if mesh is None:
+        return tokens
+    return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+
+
+def gathered(tables: Params, mesh: Mesh | None) -> Params:
+    """The embeddings with their tables whole on every device, for the moment of their use.
+
+    Tables lie split over all of `fsdp` and `tensor`, tokens over the batch axes. A lookup in a
+    split table leaves activations split along D, which the compiler brings back to the batch axes
+    only by copying them whole to every device; so the table moves instead, which is smaller.
+    """
+    if mesh is None:
+        return tables
+    return jax.lax.with_sharding_constraint(tables, NamedSharding(mesh, PartitionSpec()))
