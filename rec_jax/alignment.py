@@ -73,9 +73,7 @@ def run_shared(folders: Folders, config: AlignRunConfig) -> bool:
     for name, settings in ((reward.NAME, config.reward), (reward.JUDGE_NAME, config.judge)):
         if not reward.run(folders.shared, folders.base, settings, name=name, mesh=mesh):
             return False
-    return align_evaluate.run_references(folders, config) and align_evaluate.run(
-        folders, config, 0
-    )
+    return align_evaluate.run_references(folders, config) and align_evaluate.run(folders, config, 0)
 
 
 def run_rounds(folders: Folders, config: AlignRunConfig) -> bool:

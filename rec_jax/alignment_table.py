@@ -313,7 +313,9 @@ def _write_csv(path: pathlib.Path, summaries: list[PolicySummary]) -> None:
     """Every measure of every policy, one per line."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["policy", "measure", "mean", "low", "high", "gain", "gain_low", "gain_high"])
+        writer.writerow(
+            ["policy", "measure", "mean", "low", "high", "gain", "gain_low", "gain_high"]
+        )
         for summary in summaries:
             for measure, found in summary.measures.items():
                 gain = summary.gains.get(measure)

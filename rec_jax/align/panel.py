@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.arrays import Float, Int
+from rec_jax.align.policy_metrics import PolicySessions
 from rec_jax.data.sessions import SessionData, histories, targets
 from rec_jax.data.simulator.policies import oracle_sessions, popularity_sessions, random_sessions
 from rec_jax.data.simulator.response import expected_watch_ms
 from rec_jax.data.simulator.world import World, item_numbers, sessions_in_world, user_numbers
-from rec_jax.align.policy_metrics import PolicySessions
 from rec_jax.reward.fusion import fuse
 from rec_jax.reward.score import RewardModel, score_sessions
 
@@ -138,9 +138,7 @@ def reference_sessions(
     """
     if panel.world is None:
         return _references_of_counts(moments, data.train_item_counts, session_items, seed)
-    return world_references(
-        panel.world, moments, data, session_items=session_items, seed=seed
-    )
+    return world_references(panel.world, moments, data, session_items=session_items, seed=seed)
 
 
 def world_references(

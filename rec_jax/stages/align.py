@@ -47,7 +47,9 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
     def work(folder: pathlib.Path) -> Mapping[str, Any] | None:
         return _train(folders, config, number, folder)
 
-    return run_stage(folders.run, generators.train_stage(number), _parts(folders, config, number), work)
+    return run_stage(
+        folders.run, generators.train_stage(number), _parts(folders, config, number), work
+    )
 
 
 def _parts(folders: Folders, config: AlignRunConfig, number: int) -> dict[str, Any]:
@@ -83,9 +85,7 @@ def _train(
     )
     state = dataclasses.replace(state, params=params)
     train_step = make_train_step(
-        functools.partial(
-            align_loss, model, settings.method, settings.preference_weight, mesh
-        ),
+        functools.partial(align_loss, model, settings.method, settings.preference_weight, mesh),
         optimizer,
         mesh=mesh,
         state_shardings=shardings,

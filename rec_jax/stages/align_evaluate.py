@@ -82,9 +82,7 @@ def run_references(folders: Folders, config: AlignRunConfig) -> bool:
             save_sessions(sessions, folder / name)
         return {"policies": list(found)}
 
-    return run_stage(
-        folders.shared, "references", _parts(folders, config), work, repeatable=True
-    )
+    return run_stage(folders.shared, "references", _parts(folders, config), work, repeatable=True)
 
 
 def load(folders: Folders, number: int) -> PolicySessions:

@@ -323,9 +323,7 @@ def _sample(
 ) -> Sample:
     """One user's sessions of one model, scored by the reward model."""
     history, targets = moments.history[user], moments.targets[user]
-    request = Request(
-        heading=heading, history=history[history >= 0], targets=targets[targets >= 0]
-    )
+    request = Request(heading=heading, history=history[history >= 0], targets=targets[targets >= 0])
     return make_sample(
         catalogue,
         request,

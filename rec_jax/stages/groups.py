@@ -85,7 +85,9 @@ def num_members(config: AlignRunConfig) -> int:
     """G: candidates in a group."""
     if uses_advantages(config.align.method.method):
         return config.align.groups.group_size
-    return 1 + config.align.groups.num_negatives if uses_negatives(config.align.method.method) else 2
+    return (
+        1 + config.align.groups.num_negatives if uses_negatives(config.align.method.method) else 2
+    )
 
 
 def _seed(config: AlignRunConfig, number: int) -> int:

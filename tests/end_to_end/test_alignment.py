@@ -65,7 +65,10 @@ def test_a_round_starts_from_the_model_of_the_round_before(run):
         assert [row["step"] for row in rows] == [2, 4, 6]
     folders, mesh = folders_of(run), make_mesh(run.pipeline.mesh)
     first, second, third = (generators.load(folders, number, mesh)[1] for number in range(3))
-    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p)]) for p in (first, second, third)]
+    flat = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p)])
+        for p in (first, second, third)
+    ]
     moved = [np.abs(one - two).max() for one, two in ((flat[0], flat[1]), (flat[1], flat[2]))]
     assert all(0 < step < 0.05 for step in moved)
 
@@ -76,7 +79,9 @@ def test_reference_log_probs_are_those_of_the_search(run):
     for number in (1, 2):
         found = candidates.load(folders, run, number)
         preferences = groups.load(folders, number)
-        rows = np.searchsorted(found.examples, preferences.examples, sorter=np.argsort(found.examples))
+        rows = np.searchsorted(
+            found.examples, preferences.examples, sorter=np.argsort(found.examples)
+        )
         rows = np.argsort(found.examples)[rows]
         totals_QG = preferences.reference_log_probs.sum(axis=(2, 3))
         for row, totals in zip(rows, totals_QG, strict=True):
@@ -128,9 +133,7 @@ def test_a_start_that_is_no_run_is_named(tmp_path, capsys):
 
 
 def test_another_method_in_the_same_round_is_an_error_that_names_it(run):
-    other = dataclasses.replace(
-        run, align=dataclasses.replace(run.align, preference_weight=0.25)
-    )
+    other = dataclasses.replace(run, align=dataclasses.replace(run.align, preference_weight=0.25))
     from rec_jax.stages import align
 
     with pytest.raises(ConfigError, match=r"preference_weight: 1\.0 -> 0\.25.*--run-dir"):
@@ -168,7 +171,9 @@ def test_recommendations_are_reranked_by_the_reward_model(run, capsys):
     assert main(JOBS, [*command, "--rerank", "reward", "--num-sessions", "8"], program="t") == 0
     text = capsys.readouterr().out
     assert "reward = sum of weight" in text
-    scores = [float(line.split("(reward ")[1][:-1]) for line in text.splitlines() if "(reward " in line]
+    scores = [
+        float(line.split("(reward ")[1][:-1]) for line in text.splitlines() if "(reward " in line
+    ]
     assert len(scores) == 8 and scores == sorted(scores, reverse=True)
     assert main(JOBS, [*command, "--model-round", "7"], program="test") == 1
     assert "has no round 7; it has the models of rounds 0, 1, 2" in capsys.readouterr().err

@@ -96,7 +96,8 @@ def test_concordance_counts_pairs():
     alive = rng.random((U, K)) < 0.8
     for user, found in enumerate(concordance(judged, truth, alive)):
         scores = [
-            0.5 * (1 + np.sign((judged[user, i] - judged[user, j]) * (truth[user, i] - truth[user, j])))
+            0.5
+            * (1 + np.sign((judged[user, i] - judged[user, j]) * (truth[user, i] - truth[user, j])))
             for i, j in itertools.combinations(np.flatnonzero(alive[user]), 2)
             if truth[user, i] != truth[user, j]
         ]
