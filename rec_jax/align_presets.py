@@ -12,6 +12,7 @@ from core_jax.optim import OptimConfig, Schedule
 from rec_jax.align.config import AlignConfig, CandidatesConfig, GroupsConfig
 from rec_jax.align.methods import Method
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
+from rec_jax.align.tuned import tuned
 from rec_jax.alignment_table import AlignmentTableConfig
 from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
@@ -77,7 +78,7 @@ def demo_tiny() -> AlignRunConfig:
         pipeline=dataclasses.replace(
             pipeline,
             log=dataclasses.replace(
-                pipeline.log, num_users=80, num_items=200, num_topics=8, requests_per_user=8
+                pipeline.log, num_users=120, num_items=200, num_topics=8, requests_per_user=15
             ),
             semantic_ids=dataclasses.replace(pipeline.semantic_ids, level_sizes=(13, 13)),
             model=dataclasses.replace(
@@ -135,6 +136,7 @@ def _shrunk(config: RewardConfig, loop: LoopConfig) -> RewardConfig:
         model=dataclasses.replace(config.model, d_model=16, head_dim=8, d_tower=16),
         optim=dataclasses.replace(config.optim, warmup_steps=2),
         batch_size=64,
+        valid_share=0.25,
         loop=loop,
     )
 

@@ -43,7 +43,7 @@ class SimulateConfig:
 
     run_dir: str = "runs/world"
     """Folder that gets interactions.parquet, items.parquet, users.parquet and the world."""
-    world: SimulatorConfig = SimulatorConfig()
+    world: SimulatorConfig = dataclasses.field(default_factory=SimulatorConfig)
     """The world."""
 
 

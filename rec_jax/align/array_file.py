@@ -18,7 +18,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     def write(scratch: pathlib.Path) -> None:
         with scratch.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     replace_file(path, write)
 

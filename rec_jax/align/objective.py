@@ -34,15 +34,13 @@ def align_loss(
 ) -> tuple[Ratio, Metrics]:
     r"""Next-token loss of every sample plus the preference loss of those that carry a group.
 
-    .. math:: L = \frac{1}{n}\sum_b NLL_b + \lambda \frac{Z M L}{n} \sum_{p: has\_pair} L_{pref, p}
+    .. math:: L = \frac{1}{n}\sum_b (L_{NTP, b} + \lambda [has\_pair_b] L_{pref, b})
 
-    (paper, Algorithm 2.) n is the number of target codes, so the first term is `next_token_loss`;
-    where all sessions are full n = P Z M L and the second is lambda times the mean over the P
-    places for a group, empty ones included. Its denominator does not depend on how many groups
-    there are: totals and counts then add up exactly over microbatches and devices, and every group
-    has the same weight, whatever else is in its batch. (A mean over the groups that a batch happens
-    to have would give those of sparse batches more.) The metric `preference_loss` is the mean over
-    real groups.
+    (paper, Algorithm 2: every sample has the next-token loss, Eq. 4, the sum over its codes; those
+    with a group have lambda times the preference loss besides.) The sum over samples is divided by
+    the number n of target codes, as in `next_token_loss`, so the first term is that loss; totals
+    and counts add up exactly over microbatches and devices. More groups per batch weigh more, as
+    in the paper. The metric `preference_loss` is the mean over real groups.
 
     Logged sessions and responses share one encoder pass. The balance term of the experts counts
     the tokens of both.
@@ -85,10 +83,7 @@ def align_loss(
         total=_count(is_real_P), count=jnp.asarray(sessions.target_mask[..., 0].size, jnp.float32)
     )
     metrics |= _preference_metrics(method, scored.responses, batch, where_PGM, is_real_P)
-    # Fixed, so that totals and counts of microbatches add up to those of the batch.
-    codes_per_group = sessions.target_codes[0].size
-    weighted = preference_weight * codes_per_group * preference
-    total = loss.total + jnp.sum(aux.balance) + weighted
+    total = loss.total + jnp.sum(aux.balance) + preference_weight * preference
     return Ratio(total=total, count=loss.count), metrics
 
 

@@ -99,7 +99,7 @@ def judged(
     Returns:
       The sessions with all judgements.
     """
-    alive_UK = (items >= 0).all(axis=-1)
+    alive_UK = np.all(items >= 0, axis=-1)
     # A session that does not exist is scored as the first one and never counted.
     scored_UKM = np.where(alive_UK[..., None], items, items[:, :1])
     probabilities = [

@@ -150,7 +150,7 @@ def fill(
 
 def bundles_to_batch(
     codes: Int[np.ndarray, "I L"],
-) -> Callable[[dict[str, np.ndarray]], PreferenceBatch]:
+) -> Callable[[Record], PreferenceBatch]:
     """Returns the map from stacked bundles to a training batch (NumPy, on the host).
 
     Args:
@@ -158,7 +158,7 @@ def bundles_to_batch(
     """
     to_codes = batch_to_codes(codes)
 
-    def transform(batch: dict[str, np.ndarray]) -> PreferenceBatch:
+    def transform(batch: Record) -> PreferenceBatch:
         num_slots, samples = batch["history"].shape[:2]
         flat = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in _SESSION_FIELDS}
         sessions = jax.tree.map(

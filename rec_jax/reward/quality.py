@@ -4,7 +4,9 @@ Dimension key: S sessions, T heads that have a label.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -168,3 +170,16 @@ def to_records(qualities: Sequence[HeadQuality]) -> list[dict]:
 
 def _number(value: float) -> str:
     return ABSENT if np.isnan(value) else f"{value:.4f}"
+
+
+def from_records(records: Sequence[Mapping[str, Any]]) -> list[HeadQuality]:
+    """Rebuilds qualities from what `to_records` wrote."""
+    found = []
+    for record in records:
+        bins = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in record["calibration"].items()
+        }
+        fields = {name: math.nan if value is None else value for name, value in record.items()}
+        found.append(HeadQuality(**fields | {"calibration": Calibration(**bins)}))
+    return found

@@ -3,6 +3,7 @@
 Dimension key: U users, K sessions of a user.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from rec_jax.evaluation_tables import Table, to_text
 from rec_jax.ranking_metrics import Interval, bootstrap_interval
 from rec_jax.recommend import Request, Sample, make_sample
 from rec_jax.report_page import Plot, ReportInputs, write_page
+from rec_jax.reward.quality import quality_table
 from rec_jax.stages import align_evaluate, candidates, generators, groups, prepare, reward
 from rec_jax.stages.report import read_rows
 
@@ -213,7 +215,7 @@ def _tables(
         rows = {f"beams of M_{number}": _intervals(folders, config, number) for number in numbers}
         tables.insert(1, concordance_table(rows))
     tables += [
-        reward.quality_table(folders.shared, name, title=title)
+        dataclasses.replace(quality_table(reward.load_quality(folders.shared, name)), title=title)
         for name, title in (
             (reward.NAME, "Reward model on held-out sessions"),
             (reward.JUDGE_NAME, "Held-out judge on held-out sessions"),

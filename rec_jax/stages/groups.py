@@ -132,7 +132,7 @@ def _preferences(
             mesh=mesh,
         )
         # Legal sessions are rewarded; illegal ones are left out (arXiv:2506.13695, Section 4.3).
-        is_legal_QJ = (sampled.items >= 0).all(axis=-1)
+        is_legal_QJ = np.all(sampled.items >= 0, axis=-1)
         codes_QGML = np.concatenate([codes_QGML, sampled.codes], axis=1)
         mask_QJM = np.broadcast_to(is_legal_QJ[..., None], sampled.items.shape)
         mask_QGM = np.concatenate([mask_QGM, mask_QJM], axis=1)

@@ -42,7 +42,14 @@ from rec_jax.reward.config import RewardConfig, RewardModelConfig
 from rec_jax.reward.fusion import Fusion, describe, load_fusion, make_fusion, save_fusion
 from rec_jax.reward.labels import Labels, check_labels, load_references, save_references
 from rec_jax.reward.objective import reward_loss
-from rec_jax.reward.quality import measure, quality_table, to_records, with_p_score
+from rec_jax.reward.quality import (
+    HeadQuality,
+    from_records,
+    measure,
+    quality_table,
+    to_records,
+    with_p_score,
+)
 from rec_jax.reward.score import RewardModel, check_catalogue, score_sessions
 from rec_jax.reward.sessions import (
     RewardData,
@@ -361,3 +368,14 @@ def _write_quality(
     )
     (folder / "quality.json").write_text(json.dumps(to_records(qualities), indent=2) + "\n")
     (folder / "quality.txt").write_text(to_text(quality_table(qualities)) + "\n")
+
+
+def load_quality(run_dir: str, name: str) -> list[HeadQuality]:
+    """How good a trained reward model is on held-out sessions.
+
+    Raises:
+      DataError: the stage is not done.
+    """
+    read_done(run_dir, name)
+    path = stage_folder(run_dir, name) / "quality.json"
+    return from_records(json.loads(path.read_text(encoding="utf-8")))

@@ -68,7 +68,7 @@ def test_a_search_that_was_cut_off_goes_on_at_the_first_missing_part(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_candidates(tmp_path, contexts, until_it_breaks, origin=ORIGIN, part_size=5)
-    with pytest.raises(DataError, match="10 of 17 contexts.*missing parts"):
+    with pytest.raises(DataError, match=r"10 of 17 contexts.*missing parts"):
         read_candidates(tmp_path, origin=ORIGIN)
     write_candidates(tmp_path, contexts, until_it_breaks, origin=ORIGIN, part_size=5)
     assert asked[3:] == [list(range(10, 15)), [15, 16]]

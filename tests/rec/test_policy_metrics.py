@@ -16,13 +16,13 @@ from rec_jax.align.policy_metrics import (
     save_sessions,
 )
 
-U, K, M, I = 7, 5, 3, 23
+U, K, M, NUM_ITEMS = 7, 5, 3, 23
 NOTHING = np.zeros((U, 0))
 
 
 def sessions(truth=True):
     rng = np.random.default_rng(0)
-    items = np.stack([rng.permutation(I)[: K * M].reshape(K, M) for _ in range(U)])
+    items = np.stack([rng.permutation(NUM_ITEMS)[: K * M].reshape(K, M) for _ in range(U)])
     alive = np.ones((U, K), bool)
     alive[2, 3:] = False
     return PolicySessions(
@@ -42,7 +42,7 @@ def measured(found, **options):
     return per_user_metrics(
         found,
         targets=found.items[:, 0, :2],
-        categories=np.arange(I)[:, None] % 4 == np.arange(4),
+        categories=np.arange(NUM_ITEMS)[:, None] % 4 == np.arange(4),
         heads=("a", "b"),
         judge_heads=("c",),
         **{"best_of": (1, 2, 5), "list_length": 3, **options},
