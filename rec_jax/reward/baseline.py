@@ -4,14 +4,13 @@ Dimension key: S sessions, N history items, M session items, I items, C categori
 X features, T targets, W training sessions.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from core_jax.arrays import Array, Bool, Float
+from rec_jax.reward.item_vectors import ItemFacts
 from rec_jax.reward.sessions import RewardData, histories
 
 _SMOOTHING = 10.0
@@ -19,19 +18,6 @@ _SMOOTHING = 10.0
 _PENALTY = 1.0
 """L2 penalty of every weight, in sessions' worth of nats."""
 _MOST_STEPS = 200
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemFacts:
-    """What is known of items from training data. NumPy arrays."""
-
-    embeddings: np.ndarray
-    """Float32 [I, D]: any vectors whose cosine means likeness."""
-    categories: np.ndarray | None = None
-    """Bool [I, C], or None where the catalogue has none."""
-    durations: np.ndarray | None = None
-    """Float64 [I]: mean duration in milliseconds in the training period, NaN where unknown; None
-    where the log has no durations."""
 
 
 def baseline_probabilities(

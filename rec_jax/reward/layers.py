@@ -18,6 +18,7 @@ from rec_jax.reward.batch import RewardBatch
 from rec_jax.reward.config import RewardArchitecture, RewardModelConfig
 
 _SMALL = nn.initializers.normal(0.02)
+_SMALL_CODES = 0.1
 
 
 class RewardNet(nn.Module):
@@ -42,7 +43,11 @@ class RewardNet(nn.Module):
 
 
 class ItemEmbeddings(nn.Module):
-    """An item's vector: the sum of its codes' embeddings, and one of its own where wanted."""
+    """An item's vector: the sum of its codes' embeddings, and one of its own where wanted.
+
+    Codes start small beside an item's own vector, which `init_params` can start from what the
+    catalogue knows: with a few ten thousand sessions, what is random at first is overfitted.
+    """
 
     config: RewardModelConfig
 
@@ -51,16 +56,18 @@ class ItemEmbeddings(nn.Module):
         """Looks up [...] item numbers with [..., L] codes, in the compute dtype."""
         config = self.config
         offsets = tuple(itertools.accumulate(config.level_sizes, initial=0))
+        spread = _SMALL_CODES if config.use_item_ids else 1.0
         table = self.param(
             "codes",
-            nn.initializers.normal(1.0 / math.sqrt(config.num_levels)),
+            nn.initializers.normal(spread / math.sqrt(config.num_levels)),
             (offsets[-1], config.d_model),
         )
         rows = codes + jnp.asarray(offsets[:-1], jnp.int32).reshape((1,) * items.ndim + (-1,))
         vectors = jnp.take(table, rows, axis=0).sum(axis=-2)
         if config.use_item_ids:
-            # Small at first: an item that training has seen little stays what its codes say.
-            own = self.param("items", _SMALL, (config.num_items, config.d_model))
+            own = self.param(
+                "items", nn.initializers.normal(1.0), (config.num_items, config.d_model)
+            )
             vectors = vectors + jnp.take(own, items, axis=0)
         return vectors.astype(config.compute_dtype.dtype)
 
@@ -95,8 +102,9 @@ class TargetAttentionBody(nn.Module):
         )
         # Without a visible key attention averages padding; a user without a history adds nothing.
         user_BRD = user_BRD * history_mask.any(axis=1)[:, None, None].astype(dtype)
-        met_BRD = jnp.concatenate([item_BRD, user_BRD, item_BRD * user_BRD], axis=-1)
-        met_BRD = jax.nn.gelu(Linear((width,), dtype=dtype, name="meet")(met_BRD))
+        likeness_BRZ = _likeness(item_BRD, history, history_mask)
+        met_BRZ = jnp.concatenate([item_BRD, user_BRD, item_BRD * user_BRD, likeness_BRZ], axis=-1)
+        met_BRD = jax.nn.gelu(Linear((width,), dtype=dtype, name="meet")(met_BRZ))
         aware_BRD = item_BRD + drop(met_BRD)
         # h_f = SelfAttention(h), with where in the session an item stands.
         places = self.param("session_positions", _SMALL, (config.session_items, width))
@@ -181,6 +189,27 @@ class Towers(nn.Module):
         score_BK = Linear((1,), name="p_down")(drop(joined_BKF))
         p_bias = self.param("p_bias", nn.initializers.zeros, (1,))
         return jnp.concatenate([logits_BKT, score_BK + p_bias[None, None]], axis=-1)
+
+
+def _likeness(
+    items: Float[Array, "B R D"], history: Float[Array, "B N D"], history_mask: Bool[Array, "B N"]
+) -> Float[Array, "B R 2"]:
+    """Greatest and mean cosine of each item to the history, 0 without one.
+
+    Projections have to be learned before attention tells like from unlike; vectors that share
+    codes are alike from the first step.
+    """
+    unit_BRD, unit_BND = (
+        vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-6)
+        for vectors in (items.astype(jnp.float32), history.astype(jnp.float32))
+    )
+    cosine_BRN = jnp.einsum("brd,bnd->brn", unit_BRD, unit_BND)
+    mask_B1N = history_mask[:, None]
+    greatest_BR = jnp.max(jnp.where(mask_B1N, cosine_BRN, -1.0), axis=-1)
+    greatest_BR = jnp.where(mask_B1N.any(axis=-1), greatest_BR, 0.0)
+    count_B1 = jnp.maximum(mask_B1N.sum(axis=-1), 1)
+    mean_BR = jnp.where(mask_B1N, cosine_BRN, 0.0).sum(axis=-1) / count_B1
+    return jnp.stack([greatest_BR, mean_BR], axis=-1).astype(items.dtype)
 
 
 def _recency(key: Array, shape: tuple[int, ...]) -> Array:

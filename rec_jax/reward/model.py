@@ -3,11 +3,13 @@
 R(u, S): items that know the user, mixed within the session, summed, one tower per target
 (Deng et al., 2025, arXiv:2502.18965, Section 3.3.1).
 
-Dimension key: B users, K sessions of a user, T heads (the P-score's last, where there is one).
+Dimension key: B users, K sessions of a user, T heads (the P-score's last, where there is one),
+I items, D model.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Key, Params
@@ -19,12 +21,19 @@ from rec_jax.reward.layers import RewardNet
 from rec_jax.reward.shardings import RULES
 
 
-def init_params(config: RewardModelConfig, *, key: Key[Array, ""]) -> Params:
+def init_params(
+    config: RewardModelConfig,
+    *,
+    key: Key[Array, ""],
+    item_vectors: Float[np.ndarray, "I D"] | None = None,
+) -> Params:
     """Initialises all parameters, float32.
 
     Args:
       config: architecture, with catalogue and targets known.
       key: random key.
+      item_vectors: what the items' own embeddings start as, with entries of about 1
+        (`rec_jax.reward.item_vectors`); None means random ones.
 
     Returns:
       {"embeddings", "body", "towers"}.
@@ -51,7 +60,11 @@ def init_params(config: RewardModelConfig, *, key: Key[Array, ""]) -> Params:
         labels=jnp.zeros((1, config.num_targets)),
         label_mask=jnp.ones((1, config.num_targets), bool),
     )
-    return RewardNet(config).init(key, example)["params"]
+    params = RewardNet(config).init(key, example)["params"]
+    if item_vectors is None or not config.use_item_ids:
+        return params
+    tables = {**params["embeddings"], "items": jnp.asarray(item_vectors, jnp.float32)}
+    return {**params, "embeddings": tables}
 
 
 def abstract_params(config: RewardModelConfig, mesh: Mesh) -> Params:

@@ -41,7 +41,7 @@ def short_video() -> RewardConfig:
             no_decay=_NO_DECAY,
             clip_norm=1.0,
         ),
-        loop=LoopConfig(num_steps=1200, log_every=100, evaluate_every=100, checkpoint_every=400),
+        loop=LoopConfig(num_steps=1000, log_every=100, evaluate_every=100, checkpoint_every=400),
     )
 
 

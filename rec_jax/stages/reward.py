@@ -37,9 +37,10 @@ from rec_jax.data.session_config import SessionConfig
 from rec_jax.data.sessions import SessionData
 from rec_jax.evaluation_tables import to_text
 from rec_jax.reward import model as network
-from rec_jax.reward.baseline import ItemFacts, baseline_probabilities
+from rec_jax.reward.baseline import baseline_probabilities
 from rec_jax.reward.config import RewardConfig, RewardModelConfig
 from rec_jax.reward.fusion import Fusion, describe, load_fusion, make_fusion, save_fusion
+from rec_jax.reward.item_vectors import ItemFacts, item_vectors
 from rec_jax.reward.labels import Labels, check_labels, load_references, save_references
 from rec_jax.reward.objective import reward_loss
 from rec_jax.reward.quality import (
@@ -177,7 +178,8 @@ def _work(
     )
     names = {"heads": config.head_names, "score_batch": config.score_batch}
     (folder / "model.json").write_text(json.dumps({"model": to_dict(model_config)} | names))
-    result = _train(config, model_config, data, index, trains_S, chooses_S, folder, mesh)
+    facts = _item_facts(base_dir, log, sessions)
+    result = _train(config, model_config, facts, data, index, trains_S, chooses_S, folder, mesh)
     if result.preempted:
         return None
     model = _assemble(folder, index, mesh, index.fingerprint, result.best_step)
@@ -186,7 +188,6 @@ def _work(
     probabilities_ST = scores_SKT[:, 0]
     fusion = make_fusion(config.fusion, config.head_names, probabilities_ST[trains_S])
     save_fusion(fusion, folder / "fusion.json")
-    facts = _item_facts(base_dir, log, sessions, session_config(base_dir))
     baseline_ST = baseline_probabilities(
         data, facts, trains_S, history_items=model_config.history_items
     )
@@ -227,6 +228,7 @@ def _parts(data: RewardData, config: RewardConfig, source: str) -> tuple[np.ndar
 def _train(
     config: RewardConfig,
     model_config: RewardModelConfig,
+    facts: ItemFacts,
     data: RewardData,
     index: ItemIndex,
     trains_S: np.ndarray,
@@ -247,8 +249,9 @@ def _train(
         transform=batch_of(index.codes),
     )
     optimizer = make_optimizer(config.optim, config.loop.num_steps)
+    vectors_ID = item_vectors(facts.embeddings, facts.durations, model_config.d_model)
     state, shardings = init_state(
-        functools.partial(network.init_params, model_config),
+        functools.partial(network.init_params, model_config, item_vectors=vectors_ID),
         optimizer,
         mesh=mesh,
         rules=RULES,
@@ -328,16 +331,14 @@ def _assemble(
     )
 
 
-def _item_facts(
-    base_dir: str, log: InteractionLog, data: SessionData, config: SessionConfig
-) -> ItemFacts:
-    """What the baseline knows of items; durations are of events before the cut."""
+def _item_facts(base_dir: str, log: InteractionLog, data: SessionData) -> ItemFacts:
+    """What is known of items; durations are of events before the cut."""
     catalogue = make_catalogue(data.item_ids, log.items)
     categories = category_matrix(catalogue)
     return ItemFacts(
         embeddings=np.load(stage_folder(base_dir, tokenize.NAME) / "embeddings.npy"),
         categories=categories if categories.shape[1] else None,
-        durations=item_durations(log, config, data),
+        durations=item_durations(log, session_config(base_dir), data),
     )
 
 
