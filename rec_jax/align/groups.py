@@ -55,7 +55,8 @@ def choose_groups(
     best_U, worst_U = _best(rewards_UK, alive_UK), _best(-rewards_UK, alive_UK)
     rows_U = np.arange(len(candidates))
     is_single_U = alive_UK.sum(axis=1) < 2
-    gap_U = np.where(is_single_U, 0.0, rewards_UK[rows_U, best_U] - rewards_UK[rows_U, worst_U])
+    known_UK = np.where(alive_UK, rewards_UK, 0.0)
+    gap_U = known_UK[rows_U, best_U] - known_UK[rows_U, worst_U]
     is_tied_U = ~is_single_U & ~(gap_U > config.min_gap)
     rows_Q = np.flatnonzero(~is_single_U & ~is_tied_U)
     counts = {
@@ -101,7 +102,11 @@ def standardised_advantages(
     mean_Q1 = values_QG.sum(axis=1, keepdims=True) / count_Q1
     centred_QG = np.where(has_member, values_QG - mean_Q1, 0.0)
     std_Q1 = np.sqrt((centred_QG**2).sum(axis=1, keepdims=True) / count_Q1)
-    scaled_QG = np.divide(centred_QG, std_Q1, out=np.zeros_like(centred_QG), where=std_Q1 > 0)
+    # Equal rewards may differ from their own mean by a rounding error.
+    highest_Q1 = np.where(has_member, rewards, -np.inf).max(axis=1, keepdims=True)
+    lowest_Q1 = np.where(has_member, rewards, np.inf).min(axis=1, keepdims=True)
+    differ_Q1 = (highest_Q1 > lowest_Q1) & (std_Q1 > 0)
+    scaled_QG = np.divide(centred_QG, std_Q1, out=np.zeros_like(centred_QG), where=differ_Q1)
     return scaled_QG.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Float, Int
 from rec_jax.align.policy_metrics import PolicySessions
-from rec_jax.data.sessions import SessionData, histories, targets
+from rec_jax.data.sessions import SessionData, histories, longest_history, targets
 from rec_jax.data.simulator.policies import oracle_sessions, popularity_sessions, random_sessions
 from rec_jax.data.simulator.response import expected_watch_ms
 from rec_jax.data.simulator.world import World, item_numbers, sessions_in_world, user_numbers
@@ -28,7 +28,8 @@ class Moments:
     rows: np.ndarray
     """Int64 [U]: the test examples."""
     history: np.ndarray
-    """Int32 [U, H]: every positive before, right-aligned, padded with -1."""
+    """Int32 [U, H]: every positive before, right-aligned, padded with -1; as wide as the longest
+    history of any split, so that all searches share a program."""
     targets: np.ndarray
     """Int32 [U, S]: what came next in the log, padded with -1."""
     user_ids: tuple[str, ...]
@@ -70,8 +71,8 @@ def choose_moments(data: SessionData, num_users: int, *, seed: int) -> Moments:
     rows = np.sort(last_U[order[:num_users]])
     return Moments(
         rows=rows,
-        history=histories(data, "test", 0)[rows],
-        targets=targets(data, "test", 0)[rows],
+        history=histories(data, "test", longest_history(data), rows),
+        targets=targets(data, "test", 0, rows),
         user_ids=tuple(data.user_ids[user] for user in users[rows]),
         times_ms=data.positive_times[data.test.history_end[rows]],
     )

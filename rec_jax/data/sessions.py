@@ -53,6 +53,7 @@ __all__ = [
     "examples",
     "histories",
     "load_sessions",
+    "longest_history",
     "save_sessions",
     "targets",
 ]
@@ -182,6 +183,15 @@ def histories(
     return np.where(
         place_SN >= start_S[:, None], data.positives[np.maximum(place_SN, 0)], -1
     ).astype(np.int32)
+
+
+def longest_history(data: SessionData) -> int:
+    """Items of the longest history of any split: a width that all histories share."""
+    lengths = [
+        (part.history_end - part.history_start).max(initial=1)
+        for part in (examples(data, split) for split in SPLITS)
+    ]
+    return int(max(lengths))
 
 
 def targets(

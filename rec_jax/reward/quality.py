@@ -176,10 +176,13 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> list[HeadQuality]:
     """Rebuilds qualities from what `to_records` wrote."""
     found = []
     for record in records:
-        bins = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in record["calibration"].items()
+        # JSON has no NaN: `to_records` wrote None.
+        fields: dict[str, Any] = {
+            name: math.nan if value is None else value for name, value in record.items()
         }
-        fields = {name: math.nan if value is None else value for name, value in record.items()}
-        found.append(HeadQuality(**fields | {"calibration": Calibration(**bins)}))
+        bins: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.pop("calibration").items()
+        }
+        found.append(HeadQuality(**fields, calibration=Calibration(**bins)))
     return found

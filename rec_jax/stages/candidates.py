@@ -25,7 +25,7 @@ from rec_jax.align.candidates import (
     write_candidates,
 )
 from rec_jax.align.run_config import AlignRunConfig, Folders
-from rec_jax.data.sessions import SessionData, histories
+from rec_jax.data.sessions import SessionData, histories, longest_history
 from rec_jax.generate import generate_sessions
 from rec_jax.reward.fusion import fuse
 from rec_jax.reward.score import score_sessions
@@ -123,10 +123,10 @@ def _proposer(
     settings = config.align.candidates
     check_num_beams(settings.num_beams, prefixes.num_leaves)
     judge = reward.load(folders.shared, folders.base, mesh)
-    longest = int((data.train.history_end - data.train.history_start).max(initial=1))
+    width = longest_history(data)
 
     def propose(examples: np.ndarray) -> Candidates:
-        history_UH = histories(data, "train", longest, examples)
+        history_UH = histories(data, "train", width, examples)
         found = generate_sessions(
             model,
             BeamConfig(num_beams=settings.num_beams, num_items=model.session_items),
