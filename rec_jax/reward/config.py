@@ -148,6 +148,11 @@ class RewardModelConfig:
             raise ConfigError(f"model.dropout is {self.dropout}; it must lie in [0, 1)")
 
     @property
+    def num_outputs(self) -> int:
+        """Heads of the model: the targets', and the P-score's where there is one."""
+        return self.num_targets + self.p_score
+
+    @property
     def num_levels(self) -> int:
         """L: codes per item."""
         return len(self.level_sizes)

@@ -39,7 +39,8 @@ class RewardNet(nn.Module):
             session_BKD = TargetAttentionBody(config, name="body")(*arguments)
         else:
             session_BKD = PooledBody(config, name="body")(*arguments)
-        return Towers(config, name="towers")(session_BKD, drop)
+        logits_BKT = Towers(config, name="towers")(session_BKD, drop)
+        return logits_BKT + WidePart(config, name="wide")(*arguments)
 
 
 class ItemEmbeddings(nn.Module):
@@ -157,6 +158,48 @@ class PooledBody(nn.Module):
         weighted_BKD = jnp.einsum("bkmd,m->bkd", item_BKMD, places[:length].astype(dtype))
         joined_BKZ = jnp.concatenate([mean_BKD, weighted_BKD], axis=-1)
         return Linear((width,), dtype=dtype, name="join")(joined_BKZ)
+
+
+class WidePart(nn.Module):
+    """A linear shortcut to the logits, beside the paper's deep path (Cheng et al., 2016).
+
+    What is simple (long videos are watched longer, users like what is like their history) is
+    learned here within a few steps; from ten thousand sessions the deep path alone does not.
+    """
+
+    config: RewardModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        history: Float[Array, "B N D"],
+        history_mask: Bool[Array, "B N"],
+        session: Float[Array, "B K M D"],
+        session_mask: Bool[Array, "B K M"],
+        drop: nn.Dropout,
+    ) -> Float[Array, "B K T"]:
+        """Linear in the items' vectors, in their products with the user's mean, in likeness."""
+        batch, sessions, length, width = session.shape
+        session, history = session.astype(jnp.float32), history.astype(jnp.float32)
+        shown_BRD = session.reshape(batch, sessions * length, width)
+        likeness_BKMZ = _likeness(shown_BRD, history, history_mask).reshape(
+            batch, sessions, length, -1
+        )
+        mask_BN1 = history_mask[:, :, None]
+        count_B1 = jnp.maximum(history_mask.sum(axis=1, keepdims=True), 1)
+        user_BD = jnp.where(mask_BN1, history, 0.0).sum(axis=1) / count_B1
+        features_BKMZ = jnp.concatenate(
+            [session, session * user_BD[:, None, None], likeness_BKMZ], axis=-1
+        )
+        mask_BKM1 = session_mask[..., None]
+        total_BKZ = jnp.where(mask_BKM1, features_BKMZ, 0.0).sum(axis=2)
+        count_BK1 = session_mask.sum(axis=2, keepdims=True).astype(jnp.float32)
+        mean_BKZ = total_BKZ / jnp.maximum(count_BK1, 1.0)
+        wide_BKZ = jnp.concatenate([mean_BKZ, count_BK1 / self.config.session_items], axis=-1)
+        kernel = self.param(
+            "kernel", nn.initializers.zeros, (wide_BKZ.shape[-1], self.config.num_outputs)
+        )
+        return jnp.einsum("bkz,zt->bkt", drop(wide_BKZ), kernel)
 
 
 class Towers(nn.Module):

@@ -36,7 +36,7 @@ def init_params(
         (`rec_jax.reward.item_vectors`); None means random ones.
 
     Returns:
-      {"embeddings", "body", "towers"}.
+      {"embeddings", "body", "towers", "wide"}.
 
     Raises:
       ConfigError: `level_sizes`, `num_items` or `num_targets` is not known yet.
@@ -97,6 +97,7 @@ def apply(
     Returns:
       Logits, float32: the sigmoid is the probability of a target.
     """
+    batch = jax.tree.map(jnp.asarray, batch)
     if mesh is not None:
         whole = jax.lax.with_sharding_constraint(
             params["embeddings"], NamedSharding(mesh, PartitionSpec())

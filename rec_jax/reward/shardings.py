@@ -10,5 +10,6 @@ RULES = (
     (r"embeddings/(codes|items)$", P(None, ("fsdp", "tensor"))),
     (r"body/", P()),
     (r"towers/", P()),
+    (r"wide/kernel$", P()),
 )
 """Sharding rules of `rec_jax.reward.model.init_params`."""

@@ -55,10 +55,9 @@ def delivered_frame(
             for place, item in enumerate(generator.permutation(NUM_ITEMS)[:5].tolist()):
                 like = item % 2 == user % 2 if rule else bool(generator.random() < 0.5)
                 watch = (900.0 if item < 10 else 100.0) + float(generator.integers(0, 50))
-                rows.append(
-                    (f"u{user:03}", f"i{item:02}", start + 1000 * place, f"r{request}")
-                    + (watch, 1000.0 * (1 + item), like)
-                )
+                when, name = start + 1000 * place, f"i{item:02}"
+                values = (watch, 1000.0 * (1 + item), like)
+                rows.append((f"u{user:03}", name, when, f"r{request}", *values))
     columns = ["user_id", "item_id", "timestamp", "session_id", "watch_time_ms", "duration_ms"]
     return pl.DataFrame(rows, schema=[*columns, "like"], orient="row")
 
