@@ -5,6 +5,7 @@ tokens, M session items, L code levels, C codes of a level, D model.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from rec_jax.align.batch import PreferenceBatch, code_log_probs
 from rec_jax.align.methods import MethodConfig, group_losses, takes_part, uses_advantages
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
-from rec_jax.model.onerec import OneRecOutput
 from rec_jax.moe.layer import MoeAux
 from rec_jax.objectives import expert_metrics, session_loss
 
@@ -119,34 +119,33 @@ def _score(
         encoder_key, decoder_key = jax.random.split(key)
     sessions, codes_PGML = batch.sessions, batch.response_codes
     num_groups, samples = sessions.target_mask.shape[:2]
-    histories = _flat(sessions.history_codes), _flat(sessions.history_mask)
     encoded_BSD, seen_BS = onerec.encode_tokens(
-        config, params, *histories, key=encoder_key, mesh=mesh
+        config,
+        params,
+        _flat(sessions.history_codes),
+        _flat(sessions.history_mask),
+        key=encoder_key,
+        mesh=mesh,
     )
-
-    def score(
-        rows: tuple[Array, Array], codes: Array, mask: Array, key: Array | None
-    ) -> OneRecOutput:
-        return onerec.score_sessions(config, params, *rows, codes, mask, key=key, mesh=mesh)
-
     codes_B1ML = _flat(sessions.target_codes)[:, None]
     mask_B1M = _flat(sessions.target_mask)[:, None]
+    score = functools.partial(onerec.score_sessions, config, params, mesh=mesh)
     if samples == 1:
         # Every sample has a group: its cross-attention's keys and values are shared too.
         codes = jnp.concatenate([codes_B1ML, codes_PGML], axis=1)
         mask = jnp.concatenate([mask_B1M, where], axis=1)
-        both = score((encoded_BSD, seen_BS), codes, mask, decoder_key)
+        both = score(encoded_BSD, seen_BS, codes, mask, key=decoder_key)
         logged = tuple(logits[:, 0] for logits in both.logits)
         responses = tuple(logits[:, 1:] for logits in both.logits)
         moe = both.moe
     else:
         response_key = None if decoder_key is None else jax.random.fold_in(decoder_key, 1)
-        context = tuple(
+        encoded_PSD, seen_PS = (
             leaf.reshape(num_groups, samples, *leaf.shape[1:])[:, 0]
             for leaf in (encoded_BSD, seen_BS)
         )
-        one = score((encoded_BSD, seen_BS), codes_B1ML, mask_B1M, decoder_key)
-        other = score(context, codes_PGML, where, response_key)
+        one = score(encoded_BSD, seen_BS, codes_B1ML, mask_B1M, key=decoder_key)
+        other = score(encoded_PSD, seen_PS, codes_PGML, where, key=response_key)
         logged = tuple(logits[:, 0] for logits in one.logits)
         responses = other.logits
         moe = jax.tree.map(jnp.add, one.moe, other.moe)
