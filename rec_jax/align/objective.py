@@ -15,7 +15,13 @@ from core_jax.arrays import Array, Bool, Float, Key, Params
 from core_jax.metrics import Metrics, Ratio
 from core_jax.preference import log_ratios
 from rec_jax.align.batch import PreferenceBatch, code_log_probs
-from rec_jax.align.methods import MethodConfig, group_losses, takes_part, uses_advantages
+from rec_jax.align.methods import (
+    MethodConfig,
+    check_group_size,
+    group_losses,
+    takes_part,
+    uses_advantages,
+)
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.moe.layer import MoeAux
@@ -68,6 +74,7 @@ def align_loss(
     Raises:
       ConfigError: the groups do not fit the method.
     """
+    check_group_size(method.method, batch.response_mask.shape[1])
     where_PGM = batch.response_mask & batch.has_pair[:, None, None]
     scored = _score(config, params, batch, where_PGM, key=key, mesh=mesh)
     sessions, aux = batch.sessions, scored.moe
@@ -169,8 +176,8 @@ def _preference_metrics(
         is_chosen_PG = exists_PG & (batch.advantages > 0)
         is_rejected_PG = exists_PG & (batch.advantages < 0)
     else:
-        is_first_G = jnp.arange(exists_PG.shape[1]) == 0
-        is_chosen_PG, is_rejected_PG = exists_PG & is_first_G, exists_PG & ~is_first_G
+        is_first_1G = (jnp.arange(exists_PG.shape[1]) == 0)[None]
+        is_chosen_PG, is_rejected_PG = exists_PG & is_first_1G, exists_PG & ~is_first_1G
     chosen, rejected = _mean(ratios_PG, is_chosen_PG), _mean(ratios_PG, is_rejected_PG)
     has_both_P = jnp.any(is_chosen_PG, axis=-1) & jnp.any(is_rejected_PG, axis=-1)
     margin_P = _mean_of_rows(ratios_PG, is_chosen_PG) - _mean_of_rows(ratios_PG, is_rejected_PG)

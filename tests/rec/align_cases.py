@@ -3,6 +3,8 @@
 Dimension key: P groups, Z samples per group, B samples, G responses, M session items, L levels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ CONFIG = OneRecConfig(
 )
 
 
+LOG_PROBS = jax.jit(response_log_probs, static_argnums=0)
+"""(config, parameters, history codes, history mask, responses, mask) -> log-probabilities."""
+
+
+@functools.cache
 def params(seed=3):
     return jax.jit(lambda: onerec.init_params(CONFIG, key=jax.random.key(seed)))()
 
@@ -73,7 +80,7 @@ def batch(
     if reference is None:
         log_probs = jnp.asarray(-rng.exponential(2.0, size=responses.shape), jnp.float32)
     else:
-        log_probs = jax.jit(response_log_probs, static_argnums=0)(
+        log_probs = LOG_PROBS(
             config,
             reference,
             logged.history_codes[:, 0],
