@@ -21,7 +21,7 @@ from core_jax.arrays import Array, Float
 from core_jax.errors import ConfigError
 
 _SURE = -(2.0**-24)
-"""The largest log-probability that float32 tells from 0: rounding may leave one above it."""
+"""Above it exp is 1 in float32; rounding may even leave a log-probability above 0."""
 
 
 def ecpo(

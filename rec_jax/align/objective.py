@@ -5,6 +5,7 @@ tokens, M session items, L code levels, C codes of a level, D model.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,15 @@ from core_jax.arrays import Array, Bool, Float, Key, Params
 from core_jax.metrics import Metrics, Ratio
 from core_jax.preference import log_ratios
 from rec_jax.align.batch import PreferenceBatch, code_log_probs
-from rec_jax.align.methods import MethodConfig, group_losses, takes_part, uses_advantages
+from rec_jax.align.methods import (
+    MethodConfig,
+    check_group_size,
+    group_losses,
+    takes_part,
+    uses_advantages,
+)
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
-from rec_jax.model.onerec import OneRecOutput
 from rec_jax.moe.layer import MoeAux
 from rec_jax.objectives import expert_metrics, session_loss
 
@@ -66,6 +72,7 @@ def align_loss(
     Raises:
       ConfigError: the groups do not fit the method.
     """
+    check_group_size(method.method, batch.response_mask.shape[1])
     where_PGM = batch.response_mask & batch.has_pair[:, None, None]
     scored = _score(config, params, batch, where_PGM, key=key, mesh=mesh)
     sessions, aux = batch.sessions, scored.moe
@@ -114,34 +121,33 @@ def _score(
         encoder_key, decoder_key = jax.random.split(key)
     sessions, codes_PGML = batch.sessions, batch.response_codes
     num_groups, samples = sessions.target_mask.shape[:2]
-    histories = _flat(sessions.history_codes), _flat(sessions.history_mask)
     encoded_BSD, seen_BS = onerec.encode_tokens(
-        config, params, *histories, key=encoder_key, mesh=mesh
+        config,
+        params,
+        _flat(sessions.history_codes),
+        _flat(sessions.history_mask),
+        key=encoder_key,
+        mesh=mesh,
     )
-
-    def score(
-        rows: tuple[Array, Array], codes: Array, mask: Array, key: Array | None
-    ) -> OneRecOutput:
-        return onerec.score_sessions(config, params, *rows, codes, mask, key=key, mesh=mesh)
-
     codes_B1ML = _flat(sessions.target_codes)[:, None]
     mask_B1M = _flat(sessions.target_mask)[:, None]
+    score = functools.partial(onerec.score_sessions, config, params, mesh=mesh)
     if samples == 1:
         # Every sample has a group: its cross-attention's keys and values are shared too.
         codes = jnp.concatenate([codes_B1ML, codes_PGML], axis=1)
         mask = jnp.concatenate([mask_B1M, where], axis=1)
-        both = score((encoded_BSD, seen_BS), codes, mask, decoder_key)
+        both = score(encoded_BSD, seen_BS, codes, mask, key=decoder_key)
         logged = tuple(logits[:, 0] for logits in both.logits)
         responses = tuple(logits[:, 1:] for logits in both.logits)
         moe = both.moe
     else:
         response_key = None if decoder_key is None else jax.random.fold_in(decoder_key, 1)
-        context = tuple(
+        encoded_PSD, seen_PS = (
             leaf.reshape(num_groups, samples, *leaf.shape[1:])[:, 0]
             for leaf in (encoded_BSD, seen_BS)
         )
-        one = score((encoded_BSD, seen_BS), codes_B1ML, mask_B1M, decoder_key)
-        other = score(context, codes_PGML, where, response_key)
+        one = score(encoded_BSD, seen_BS, codes_B1ML, mask_B1M, key=decoder_key)
+        other = score(encoded_PSD, seen_PS, codes_PGML, where, key=response_key)
         logged = tuple(logits[:, 0] for logits in one.logits)
         responses = other.logits
         moe = jax.tree.map(jnp.add, one.moe, other.moe)
@@ -165,8 +171,8 @@ def _preference_metrics(
         is_chosen_PG = exists_PG & (batch.advantages > 0)
         is_rejected_PG = exists_PG & (batch.advantages < 0)
     else:
-        is_first_G = jnp.arange(exists_PG.shape[1]) == 0
-        is_chosen_PG, is_rejected_PG = exists_PG & is_first_G, exists_PG & ~is_first_G
+        is_first_1G = (jnp.arange(exists_PG.shape[1]) == 0)[None]
+        is_chosen_PG, is_rejected_PG = exists_PG & is_first_1G, exists_PG & ~is_first_1G
     chosen, rejected = _mean(ratios_PG, is_chosen_PG), _mean(ratios_PG, is_rejected_PG)
     has_both_P = jnp.any(is_chosen_PG, axis=-1) & jnp.any(is_rejected_PG, axis=-1)
     margin_P = _mean_of_rows(ratios_PG, is_chosen_PG) - _mean_of_rows(ratios_PG, is_rejected_PG)
