@@ -4,15 +4,12 @@ Each start is a process of its own, the command of the README; SIGKILL goes to i
 group. Moments are told from the files of the run folder.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -25,7 +22,7 @@ from core_jax.mesh import MeshConfig, make_mesh
 from launch import runtime
 from rec_jax.config import PretrainConfig
 from rec_jax.stages import evaluate, prepare, pretrain, report, tokenize
-from tests.architecture.sources import ROOT
+from tests.end_to_end.processes import output, started
 from tests.end_to_end.shrunk_job import shrunk_config, write_log
 
 pytestmark = pytest.mark.long
@@ -75,35 +72,14 @@ class Runs:
         )
         return runtime.open_run(config)
 
-    @contextlib.contextmanager
     def start(self, run: pathlib.Path):
-        """A process that runs the pipeline; none of its group outlives the block."""
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        command = [sys.executable, "-m", "launch.local", "rec.pipeline", "--run-dir", str(run)]
-        with (run / "output.txt").open("a") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        """A process that runs the pipeline."""
+        return started("rec.pipeline", run, cache=self.folder / "cache")
 
     def finish(self, run: pathlib.Path) -> None:
         """Runs the pipeline to its end."""
         with self.start(run) as process:
-            assert process.wait(SECONDS) == 0, _output(run)
+            assert process.wait(SECONDS) == 0, output(run)
         assert all(_is_done(run, stage) for stage in STAGES)
 
     def interrupt(self, run: pathlib.Path, number: int, moment: Callable[[], bool]) -> int:
@@ -111,15 +87,11 @@ class Runs:
         with self.start(run) as process:
             deadline = time.monotonic() + SECONDS
             while not moment():
-                assert process.poll() is None, f"it ended before the moment\n{_output(run)}"
-                assert time.monotonic() < deadline, f"the moment never came\n{_output(run)}"
+                assert process.poll() is None, f"it ended before the moment\n{output(run)}"
+                assert time.monotonic() < deadline, f"the moment never came\n{output(run)}"
                 time.sleep(0.001)
             os.killpg(process.pid, number)
             return process.wait(SECONDS)
-
-
-def _output(run: pathlib.Path) -> str:
-    return (run / "output.txt").read_text()[-4000:]
 
 
 def _is_done(run: pathlib.Path, stage: str) -> bool:
@@ -228,7 +200,7 @@ def test_asked_to_end_it_saves_and_goes_on_from_there(runs, unbroken):
         shutil.copytree(unbroken / "stages" / stage, run / "stages" / stage)
     moment = _between_checkpoints
     assert runs.interrupt(run, signal.SIGTERM, lambda: moment(run, pretrain.NAME)) == 0
-    assert "interrupted; the same command goes on" in _output(run)
+    assert "interrupted; the same command goes on" in output(run)
     assert not _is_done(run, pretrain.NAME)
     assert not (run / "stages" / pretrain.POINTWISE_NAME).exists()
     last = _checkpoints(run, pretrain.NAME)[-1]
