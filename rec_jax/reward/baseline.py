@@ -26,6 +26,7 @@ def baseline_probabilities(
     trains: Bool[np.ndarray, "S"],
     *,
     history_items: int,
+    knows_user: bool = True,
 ) -> Float[np.ndarray, "S T"]:
     """Trains one regression per target and predicts all sessions.
 
@@ -41,6 +42,8 @@ def baseline_probabilities(
       facts: of the items.
       trains: which sessions are trained on.
       history_items: N, most recent items that are read.
+      knows_user: whether the user's mean label so far is a feature. A reward model reads items and
+        not what users did with them, so only without it do both know the same of the user.
 
     Returns:
       Probabilities of every session.
@@ -49,13 +52,10 @@ def baseline_probabilities(
     columns = []
     for target in range(data.labels.values.shape[1]):
         label_S, mask_S = data.labels.values[:, target], data.labels.mask[:, target]
-        own_SX = np.stack(
-            [
-                _item_rates(data, label_S, trains & mask_S, len(facts.embeddings)),
-                _user_rates(data, label_S, mask_S),
-            ],
-            axis=1,
-        )
+        own = [_item_rates(data, label_S, trains & mask_S, len(facts.embeddings))]
+        if knows_user:
+            own.append(_user_rates(data, label_S, mask_S))
+        own_SX = np.stack(own, axis=1)
         features_SX = np.concatenate([shared_SX, own_SX], axis=1)
         chosen = trains & mask_S
         mean_X, std_X = features_SX[chosen].mean(axis=0), features_SX[chosen].std(axis=0)

@@ -68,7 +68,7 @@ def reward_loss(
       labels.
     """
     logits_BT = model.apply(config, params, batch, key=key, mesh=mesh)[:, 0]
-    labels_BT, mask_BT = batch.labels, batch.label_mask
+    labels_BT, mask_BT = jnp.asarray(batch.labels), jnp.asarray(batch.label_mask)
     num_targets = len(targets)
     nats_BT = binary_cross_entropy(logits_BT[:, :num_targets], labels_BT)
     nats_BT = jnp.where(mask_BT, nats_BT, 0.0)

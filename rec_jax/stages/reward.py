@@ -68,6 +68,8 @@ from rec_jax.stages import prepare, tokenize
 NAME = "reward"
 JUDGE_NAME = "judge"
 BEST_METRIC = "valid_loss"
+BASELINES = {"logistic regression": True, "the same, user's past unknown": False}
+"""Names of the baselines, and whether they read the user's earlier labels."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -188,10 +190,17 @@ def _work(
     probabilities_ST = scores_SKT[:, 0]
     fusion = make_fusion(config.fusion, config.head_names, probabilities_ST[trains_S])
     save_fusion(fusion, folder / "fusion.json")
-    baseline_ST = baseline_probabilities(
-        data, facts, trains_S, history_items=model_config.history_items
-    )
-    _write_quality(folder, config, data, trains_S, probabilities_ST, baseline_ST)
+    predictors = {"model": probabilities_ST} | {
+        name: baseline_probabilities(
+            data,
+            facts,
+            trains_S,
+            history_items=model_config.history_items,
+            knows_user=knows_user,
+        )
+        for name, knows_user in BASELINES.items()
+    }
+    _write_quality(folder, config, data, trains_S, predictors)
     _LOGGER.info("%s\n%s", (folder / "quality.txt").read_text(), describe(fusion))
     return {
         "best_step": result.best_step,
@@ -347,10 +356,9 @@ def _write_quality(
     config: RewardConfig,
     data: RewardData,
     trains_S: np.ndarray,
-    probabilities_ST: np.ndarray,
-    baseline_ST: np.ndarray,
+    predictors: Mapping[str, np.ndarray],
 ) -> None:
-    """Measures both predictors on the fold's and on all users' held-out sessions."""
+    """Measures all predictors on the fold's and on all users' held-out sessions."""
     labels = data.labels
     if config.model.p_score:
         labels = with_p_score(config.targets, labels)
@@ -360,7 +368,7 @@ def _write_quality(
         groups = {"own fold": ~data.is_train & in_fold_S} | groups
     qualities = measure(
         config.head_names,
-        {"model": probabilities_ST, "logistic regression": baseline_ST},
+        predictors,
         labels,
         data.user,
         groups,

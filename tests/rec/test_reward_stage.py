@@ -1,4 +1,4 @@
-"""The stage end to end: it learns a planted rule, loads to the same scores, refuses what it must."""
+"""The stage end to end: it learns a planted rule, loads to the same scores, refuses bad input."""
 
 import dataclasses
 import json
@@ -60,20 +60,20 @@ def prepared(root, run_dir: str, seed: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory) -> str:
-    """The planted rule, learned; in a run folder of its own."""
+    """Trained for a few steps, in a run folder of its own."""
     run_dir = str(tmp_path_factory.mktemp("reward"))
-    config = reward_config(
-        loop=LoopConfig(num_steps=120, log_every=40, evaluate_every=40),
-        user_folds=2,
-        user_fold=1,
-    )
-    assert reward.run(run_dir, base, config, mesh=MESH)
+    assert reward.run(run_dir, base, reward_config(user_folds=2, user_fold=1), mesh=MESH)
     return run_dir
 
 
-def test_a_planted_rule_is_learned(base, trained):
+@pytest.mark.long
+def test_a_planted_rule_is_learned(base, tmp_path):
     """Users like items of their own parity, and items below 10 are watched for long."""
-    records = json.loads((reward.stage_folder(trained, "reward") / "quality.json").read_text())
+    loop = LoopConfig(num_steps=120, log_every=40, evaluate_every=40)
+    config = reward_config(loop=loop, user_folds=2, user_fold=1)
+    assert reward.run(str(tmp_path), base, config, mesh=MESH)
+    folder = reward.stage_folder(tmp_path, "reward")
+    records = json.loads((folder / "quality.json").read_text())
     found = {(one["head"], one["users"], one["predictor"]): one for one in records}
     assert {users for _, users, _ in found} == {"own fold", "all users"}
     for head in ("swt", "ltr"):
@@ -84,8 +84,7 @@ def test_a_planted_rule_is_learned(base, trained):
                 < (found[head, users, "model"]["constant_log_loss"])
             )
     assert "logistic regression" in {predictor for *_, predictor in found}
-    text = (reward.stage_folder(trained, "reward") / "quality.txt").read_text()
-    assert "swt, own fold, model" in text
+    assert "swt, own fold, model" in (folder / "quality.txt").read_text()
 
 
 def test_a_loaded_model_gives_the_scores_that_the_stage_measured(base, trained):
@@ -154,6 +153,7 @@ def test_another_catalogue_is_refused(base, trained, tmp_path):
         reward.load(trained, other, make_mesh(MESH))
 
 
+@pytest.mark.long
 def test_only_the_folds_users_train(base, tmp_path):
     """The other fold's labels say nothing: turned over in the log, the parameters stay."""
     config = reward_config(user_folds=2, user_fold=0, targets=reward_config().targets[1:])
