@@ -6,7 +6,7 @@
 import subprocess
 import sys
 
-SHORT = ("moe_layer", "beam_search", "constraint", "train_step")
+SHORT = ("moe_layer", "beam_search", "constraint", "train_step", "preference_step")
 
 
 def main() -> int:

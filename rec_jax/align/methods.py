@@ -52,17 +52,17 @@ _WITHOUT_REFERENCE = (Method.CPO, Method.SIMPO)
 _WITH_ADVANTAGES = (Method.ECPO, Method.GBPO)
 
 DEFAULT_BETA = {
-    Method.DPO: 0.1,  # Rafailov et al., Appendix B
-    Method.IPO: 0.1,  # Azar et al. sweep tau; 0.1 to compare with DPO
+    Method.DPO: 0.1,  # usual
+    Method.IPO: 0.1,  # ours, to compare with DPO; the authors vary it
     Method.IPO_TOKEN_MEAN: 0.1,  # as IPO
     Method.CONSERVATIVE: 0.1,  # as DPO
-    Method.RDPO: 0.1,  # Chowdhury et al., Section 5
-    Method.CPO: 0.1,  # Xu et al., Section 4
-    Method.SIMPO: 2.0,  # Meng et al., Section 3
-    Method.SDPO: 1.0,  # Chen et al., Section 4
+    Method.RDPO: 0.1,  # as DPO
+    Method.CPO: 0.1,  # usual
+    Method.SIMPO: 2.0,  # the authors: 2 to 10
+    Method.SDPO: 1.0,  # paper
     Method.HINGE: 0.1,  # as DPO
-    Method.RPO: 0.1,  # Pang et al., Section 3
-    Method.DPOP: 0.3,  # Pal et al., Section 5
+    Method.RPO: 0.1,  # paper
+    Method.DPOP: 0.3,  # paper
 }
 """Inverse temperature of each method where the configuration names none."""
 

@@ -35,7 +35,9 @@ def _loss_and_gradient(mesh_name: str, shape: str):
 
     step = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))
     preferences = batch(*SHAPES[shape], ragged=True, empty=(3,), config=CONFIG)
-    (loss, metrics), grads = jax.device_get(step(params, to_device(preferences, mesh)))
+    (loss, metrics), grads = jax.device_get(
+        step(params, to_device(jax.device_get(preferences), mesh))
+    )
     return loss, compute(metrics), grads
 
 

@@ -40,7 +40,10 @@ def train(method, preferences, *, steps, rate, num_microbatches=1, weight=1.0):
         num_microbatches=num_microbatches,
     )
     found = []
-    data, key = to_device(preferences, mesh), jax.device_put(jax.random.key(1), replicated(mesh))
+    data, key = (
+        to_device(jax.device_get(preferences), mesh),
+        jax.device_put(jax.random.key(1), replicated(mesh)),
+    )
     for _ in range(steps):
         state, metrics = train_step(state, data, key)
         found.append(compute(metrics))
@@ -56,10 +59,10 @@ def cases():
 
 @pytest.mark.parametrize("method", cases())
 def test_a_few_steps_lower_the_loss(method):
-    """Of a fixed batch, from policy = reference. The ratio losses' own values follow.
+    """Of a fixed batch, from policy = reference.
 
-    ECPO and GBPO hold the old probability fixed in the gradient only: their values are flat where
-    the old one moves with the new, so that what they lower is read from the margin.
+    ECPO's and GBPO's own values are flat where the old probability moves with the new: what they do
+    is read from the margin.
     """
     pairwise = not (uses_advantages(method) or uses_negatives(method))
     preferences = batch(4, 2, 2 if pairwise else 5, reference=params(3))
