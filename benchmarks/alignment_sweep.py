@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=list(VALUES), choices=list(VALUES))
     parser.add_argument("--values", nargs="*", type=float, help="instead of the listed ones")
     parser.add_argument("--method", default="dpo", choices=[method.value for method in Method])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=100, help="no seed of the table")
     arguments = parser.parse_args()
     runtime.start()
     root = pathlib.Path(arguments.run_dir) / f"seed_{arguments.seed}"
