@@ -18,7 +18,7 @@ from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import EventRule, EventRuleConfig
 from rec_jax.presets import demo_world
-from rec_jax.reward.config import RewardConfig
+from rec_jax.reward.config import FusionConfig, RewardConfig
 from rec_jax.reward.presets import (
     held_out_judge,
     kuairand_like_hate,
@@ -51,8 +51,8 @@ def demo() -> AlignRunConfig:
     return AlignRunConfig(
         run_dir="runs/align_demo",
         pipeline=demo_world(),
-        reward=training_judge(short_video()),
-        judge=held_out_judge(short_video()),
+        reward=training_judge(_for_watch_time(short_video())),
+        judge=held_out_judge(_for_watch_time(short_video())),
         align=AlignConfig(
             method=tuned(Method.DPO),
             num_rounds=3,
@@ -114,6 +114,15 @@ def demo_tiny() -> AlignRunConfig:
             bootstrap_samples=100,
         ),
     )
+
+
+def _for_watch_time(config: RewardConfig) -> RewardConfig:
+    """Judges that fuse the head of session watch time alone.
+
+    It is what the aim is stated in, and the head that orders sessions best by the truth; equal
+    weights let the rare feedback heads outvote it (`docs/alignment.md`).
+    """
+    return dataclasses.replace(config, fusion=FusionConfig(weights=("swt=1.0",)))
 
 
 def _round_optim(learning_rate: float, *, warmup_steps: int = 10) -> OptimConfig:
@@ -185,8 +194,8 @@ def table_kuairand() -> AlignmentTableConfig:
                 ),
                 semantic_ids=SemanticIdConfig(level_sizes=(64, 64)),
             ),
-            reward=training_judge(kuairand_like_hate()),
-            judge=held_out_judge(kuairand_like_hate()),
+            reward=training_judge(_for_watch_time(kuairand_like_hate())),
+            judge=held_out_judge(_for_watch_time(kuairand_like_hate())),
         ),
         methods=TABLE_METHODS,
     )
