@@ -28,6 +28,7 @@ from rec_jax.reward.presets import (
 from rec_jax.semantic_ids.collaborative import CollaborativeConfig
 from rec_jax.semantic_ids.embeddings import EmbeddingConfig, EmbeddingKind
 from rec_jax.semantic_ids.residual import SemanticIdConfig
+from rec_jax.semantic_ids.text_features import TextConfig
 
 TABLE_METHODS = (
     Method.DPO,
@@ -190,6 +191,8 @@ def table_kuairand() -> AlignmentTableConfig:
                 ),
                 embeddings=EmbeddingConfig(
                     kind=EmbeddingKind.COLLABORATIVE,
+                    # The log has no titles: items without training events are placed by their ids.
+                    text=TextConfig(min_items=1),
                     collaborative=CollaborativeConfig(window=10),
                 ),
                 semantic_ids=SemanticIdConfig(level_sizes=(64, 64)),
