@@ -54,6 +54,8 @@ class Options:
 
     seconds: float = 60.0
     """Time budget per history length, in seconds, after compilation."""
+    histories: tuple[int, ...] = (demo().model.history_items, LONG_HISTORY)
+    """History lengths to measure at."""
     batch_size: int = 64
     """Samples per step at the demo's history."""
     long_batch_size: int = 16
@@ -174,29 +176,36 @@ def measure(history_items: int, batch_size: int, seconds: float) -> list[dict]:
 
 
 def main(options: Options) -> None:
-    """Measures and prints."""
-    sizes = {
-        demo().model.history_items: options.batch_size,
-        LONG_HISTORY: options.long_batch_size,
-    }
-    rows = [row for items in sizes for row in measure(items, sizes[items], options.seconds)]
-    results = {
-        "benchmark": "preference_step",
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "rows": rows,
-    }
+    """Measures and prints, one history length after the other."""
+    rows: list[dict] = []
+    if not options.json:
+        print(", ".join(f"{name} {value}" for name, value in hardware().items()))
+        print("  history  batch  program               fastest ms  median ms  ratio  median  bound")
+    for items in options.histories:
+        size = options.long_batch_size if items >= LONG_HISTORY else options.batch_size
+        rows += (found := measure(items, size, options.seconds))
+        if not options.json:
+            print(table(found), flush=True)
     if options.json:
+        results = {
+            "benchmark": "preference_step",
+            "date": time.strftime("%Y-%m-%d"),
+            "hardware": hardware(),
+            "rows": rows,
+        }
         print(json.dumps(results, indent=2))
-        return
-    print(", ".join(f"{name} {value}" for name, value in results["hardware"].items()))
-    print("  history  batch  program               fastest ms  median ms  ratio  median  bound")
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of one history length as text."""
+    lines = []
     for row in rows:
         bound = f"{row['bound']:6.2f}" if "bound" in row else ""
-        print(
+        lines.append(
             f"  {row['history']:7d} {row['batch']:6d}  {row['program']:20s} {row['wall_ms']:11.1f} "
             f"{row['median_ms']:10.1f} {row['ratio']:6.2f} {row['median_ratio']:7.2f} {bound}"
         )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
