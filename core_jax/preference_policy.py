@@ -65,12 +65,32 @@ def ecpo(
     >>> isclose(float(down), 2 * (1 + 0.2 + 0.1), rel_tol=1e-6)
     True
     """
-    check_clip(epsilon, delta)
-    log_probs, old_log_probs, advantages = _as_float32(log_probs, old_log_probs, advantages)
-    earliest = jax.lax.stop_gradient(log_probs) - math.log(1.0 + epsilon + delta)
-    ratio = jnp.exp(log_probs - jnp.maximum(earliest, old_log_probs))
+    ratio = ecpo_ratio(log_probs, old_log_probs, epsilon=epsilon, delta=delta)
     clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
+    advantages = _fixed(advantages)
     return -jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def ecpo_ratio(
+    log_probs: Float[Array, "*B"],
+    old_log_probs: Float[Array, "*B"],
+    *,
+    epsilon: float,
+    delta: float,
+) -> Float[Array, "*B"]:
+    """The ratio rho of `ecpo`, which has its arguments; at most 1 + epsilon + delta.
+
+    >>> import jax.numpy as jnp
+    >>> from math import isclose
+    >>> new, old = jnp.log(jnp.asarray([0.5, 0.5])), jnp.log(jnp.asarray([0.4, 0.01]))
+    >>> one, other = ecpo_ratio(new, old, epsilon=0.2, delta=0.1)
+    >>> isclose(float(one), 0.5 / 0.4, rel_tol=1e-6), isclose(float(other), 1.3, rel_tol=1e-6)
+    (True, True)
+    """
+    check_clip(epsilon, delta)
+    log_probs = log_probs.astype(jnp.float32)
+    earliest = jax.lax.stop_gradient(log_probs) - math.log(1.0 + epsilon + delta)
+    return jnp.exp(log_probs - jnp.maximum(earliest, _fixed(old_log_probs)))
 
 
 def gbpo(
@@ -107,11 +127,27 @@ def gbpo(
     >>> isclose(float(down), 2 * (0.8 / (1 - 0.8)), rel_tol=1e-5)
     True
     """
-    log_probs, old_log_probs, advantages = _as_float32(log_probs, old_log_probs, advantages)
+    return -gbpo_ratio(log_probs, old_log_probs, advantages) * _fixed(advantages)
+
+
+def gbpo_ratio(
+    log_probs: Float[Array, "*B"],
+    old_log_probs: Float[Array, "*B"],
+    advantages: Float[Array, "*B"],
+) -> Float[Array, "*B"]:
+    """The ratio of `gbpo`, which has its arguments: of the advantages only the sign is read.
+
+    >>> import jax.numpy as jnp
+    >>> from math import isclose
+    >>> new, old = jnp.log(jnp.asarray([0.5, 0.8])), jnp.log(jnp.asarray([0.4, 0.1]))
+    >>> up, down = gbpo_ratio(new, old, jnp.asarray([2.0, -2.0]))
+    >>> isclose(float(up), 1, rel_tol=1e-6), isclose(float(down), 0.8 / (1 - 0.8), rel_tol=1e-5)
+    (True, True)
+    """
+    log_probs = log_probs.astype(jnp.float32)
     now = jax.lax.stop_gradient(log_probs)
     bound = jnp.where(advantages >= 0, now, _log_complement(now))
-    ratio = jnp.exp(log_probs - jnp.maximum(bound, old_log_probs))
-    return -ratio * advantages
+    return jnp.exp(log_probs - jnp.maximum(bound, _fixed(old_log_probs)))
 
 
 def check_clip(epsilon: float, delta: float) -> None:
@@ -133,7 +169,6 @@ def _log_complement(log_probs: Float[Array, "*B"]) -> Float[Array, "*B"]:
     return jnp.where(log_probs > -math.log(2.0), near_one, near_zero)
 
 
-def _as_float32(log_probs: Array, old_log_probs: Array, advantages: Array) -> list[Array]:
-    """All in float32, the last two without gradient."""
-    fixed = jax.lax.stop_gradient((old_log_probs, advantages))
-    return [array.astype(jnp.float32) for array in (log_probs, *fixed)]
+def _fixed(values: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """In float32, without gradient."""
+    return jax.lax.stop_gradient(values).astype(jnp.float32)

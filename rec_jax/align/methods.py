@@ -5,7 +5,7 @@ the chosen one, the others are rejected (one for losses over pairs, any number f
 methods read a number per response instead.
 
 Dimension key: P groups, G responses of a group, M session items, L code levels, T tokens of a
-response (M * L).
+response (M * L), U samples of a response that have a ratio of their own.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from core_jax import preference_pairs
 from core_jax.arrays import Array, Bool, Float
 from core_jax.errors import ConfigError
+from core_jax.metrics import Metrics, Ratio
 from core_jax.preference import PairMask, check_label_noise, log_ratios
 from core_jax.preference_groups import softmax_dpo
 from core_jax.preference_likelihood import cpo, rpo, simpo
-from core_jax.preference_policy import check_clip, ecpo, gbpo
+from core_jax.preference_policy import check_clip, ecpo, ecpo_ratio, gbpo, gbpo_ratio
 
 
 class Method(enum.Enum):
@@ -212,6 +213,88 @@ def group_losses(
     return losses[config.method](config, chosen_PT, rejected_PT, pair)
 
 
+def policy_metrics(
+    config: MethodConfig,
+    log_probs: Float[Array, "P G M L"],
+    reference_log_probs: Float[Array, "P G M L"],
+    advantages: Float[Array, "P G"],
+    *,
+    where: Bool[Array, "P G M"],
+) -> Metrics:
+    """What ECPO or GBPO makes of the ratios; see `group_losses` for the arguments.
+
+    Returns:
+      Over the samples whose advantage is not 0: `policy_ratio`, the mean of the losses' own ratio,
+      and `bounded_share`, the share whose slope is not that of the plain ratio of probabilities:
+      the old probability is another one, or PPO's clip makes the loss constant.
+    """
+    where_PGML = jnp.broadcast_to(where[..., None], log_probs.shape)
+    samples = _samples(config, log_probs, reference_log_probs, advantages, where_PGML)
+    ratio_PGU, advantages_PGU = samples.ratio(config), samples.advantages
+    plain_PGU = jnp.exp(samples.log_probs - samples.old_log_probs)
+    is_bounded_PGU = ratio_PGU < plain_PGU * (1.0 - 1e-5)
+    if config.method is Method.ECPO:
+        is_high_PGU = (advantages_PGU > 0) & (ratio_PGU > 1.0 + config.epsilon)
+        is_low_PGU = (advantages_PGU < 0) & (ratio_PGU < 1.0 - config.epsilon)
+        is_bounded_PGU |= is_high_PGU | is_low_PGU
+    counts_PGU = samples.exist & (advantages_PGU != 0)
+    count = jnp.sum(counts_PGU, dtype=jnp.float32)
+    bounded = jnp.sum(is_bounded_PGU & counts_PGU, dtype=jnp.float32)
+    return {
+        "policy_ratio": Ratio(total=jnp.sum(jnp.where(counts_PGU, ratio_PGU, 0.0)), count=count),
+        "bounded_share": Ratio(total=bounded, count=count),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """What has a ratio of its own: U items, or one session, of every response."""
+
+    log_probs: Array
+    """Float32 [P, G, U]: under the trained model, 0 where masked."""
+    old_log_probs: Array
+    """Float32 [P, G, U]: under the frozen model, 0 where masked."""
+    advantages: Array
+    """Float32 [P, G, U]: of the response; 0 where it does not exist."""
+    exist: Array
+    """Bool [P, G, U]."""
+
+    def ratio(self, config: MethodConfig) -> Array:
+        """The method's ratio, [P, G, U]."""
+        if config.method is Method.GBPO:
+            return gbpo_ratio(self.log_probs, self.old_log_probs, self.advantages)
+        return ecpo_ratio(
+            self.log_probs, self.old_log_probs, epsilon=config.epsilon, delta=config.delta
+        )
+
+
+def _samples(
+    config: MethodConfig,
+    log_probs: Float[Array, "P G M L"],
+    old_log_probs: Float[Array, "P G M L"],
+    advantages: Float[Array, "P G"],
+    where: Bool[Array, "P G M L"],
+) -> _Samples:
+    """Sums over the codes of each sample."""
+    by_session = config.ratio_unit is RatioUnit.SESSION
+
+    def of_samples(values_PGML: Array) -> Array:
+        sums_PGM = jnp.sum(jnp.where(where, values_PGML, 0.0), axis=-1)
+        return jnp.sum(sums_PGM, axis=-1, keepdims=True) if by_session else sums_PGM
+
+    exist_PGU = jnp.any(where, axis=-1)
+    if by_session:
+        exist_PGU = jnp.any(exist_PGU, axis=-1, keepdims=True)
+    exists_PG = jnp.any(where, axis=(-2, -1))
+    advantages_PG1 = jnp.where(exists_PG, advantages, 0.0)[..., None]
+    return _Samples(
+        log_probs=of_samples(log_probs),
+        old_log_probs=of_samples(old_log_probs),
+        advantages=jnp.broadcast_to(advantages_PG1, exist_PGU.shape),
+        exist=exist_PGU,
+    )
+
+
 def _advantage_losses(
     config: MethodConfig,
     log_probs: Float[Array, "P G M L"],
@@ -220,24 +303,17 @@ def _advantage_losses(
     where: Bool[Array, "P G M L"],
 ) -> Float[Array, " P"]:
     """ECPO or GBPO: the mean over the samples of a response, then over the responses that exist."""
-    dims = (-1,) if config.ratio_unit is RatioUnit.ITEM else (-2, -1)
-    new = jnp.sum(jnp.where(where, log_probs, 0.0), axis=dims)
-    old = jnp.sum(jnp.where(where, old_log_probs, 0.0), axis=dims)
-    is_sample = jnp.any(where, axis=dims)
-    exists_PG = jnp.any(where, axis=(-2, -1))
-    advantages_PG = jnp.where(exists_PG, advantages, 0.0)
-    spread = jnp.broadcast_to(
-        advantages_PG.reshape(*advantages_PG.shape, *(1,) * (new.ndim - 2)), new.shape
-    )
+    samples = _samples(config, log_probs, old_log_probs, advantages, where)
+    new_PGU, old_PGU = samples.log_probs, samples.old_log_probs
     if config.method is Method.ECPO:
-        losses = ecpo(new, old, spread, epsilon=config.epsilon, delta=config.delta)
+        epsilon, delta = config.epsilon, config.delta
+        losses_PGU = ecpo(new_PGU, old_PGU, samples.advantages, epsilon=epsilon, delta=delta)
     else:
-        losses = gbpo(new, old, spread)
-    sample_dims = tuple(range(2, new.ndim))
-    totals_PG = jnp.sum(jnp.where(is_sample, losses, 0.0), axis=sample_dims)
-    counts_PG = jnp.sum(is_sample, axis=sample_dims, dtype=jnp.float32)
+        losses_PGU = gbpo(new_PGU, old_PGU, samples.advantages)
+    totals_PG = jnp.sum(jnp.where(samples.exist, losses_PGU, 0.0), axis=-1)
+    counts_PG = jnp.sum(samples.exist, axis=-1, dtype=jnp.float32)
+    num_P = jnp.sum(counts_PG > 0, axis=-1, dtype=jnp.float32)
     means_PG = totals_PG / jnp.maximum(counts_PG, 1.0)
-    num_P = jnp.sum(exists_PG, axis=-1, dtype=jnp.float32)
     return jnp.sum(means_PG, axis=-1) / jnp.maximum(num_P, 1.0)
 
 

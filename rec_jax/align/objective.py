@@ -19,6 +19,7 @@ from rec_jax.align.methods import (
     MethodConfig,
     check_group_size,
     group_losses,
+    policy_metrics,
     takes_part,
     uses_advantages,
 )
@@ -66,8 +67,9 @@ def align_loss(
       the mean log-ratio of chosen responses minus that of rejected ones, and `margin_accuracy`,
       the share above 0; `chosen_log_ratio`, `rejected_log_ratio`; `kl_per_code`; `group_share`,
       the groups over the samples; `response_share`, the responses that exist over those of real
-      groups; `flat_groups`, the real groups whose advantages are all 0, which teach nothing.
-      With advantages, responses above 0 count as chosen and those below as rejected.
+      groups. With advantages, responses above 0 count as chosen and those below as rejected;
+      besides, `flat_groups`, the real groups whose advantages are all 0, which teach nothing, and
+      `policy_ratio` and `bounded_share` of `policy_metrics`.
 
     Raises:
       ConfigError: the groups do not fit the method.
@@ -116,9 +118,9 @@ def _score(
     mesh: Mesh | None,
 ) -> _Scored:
     """One encoder pass, and a decoder pass over logged sessions and responses."""
-    encoder_key = decoder_key = None
+    encoder_key = session_key = response_key = None
     if key is not None:
-        encoder_key, decoder_key = jax.random.split(key)
+        encoder_key, session_key, response_key = jax.random.split(key, 3)
     sessions, codes_PGML = batch.sessions, batch.response_codes
     num_groups, samples = sessions.target_mask.shape[:2]
     encoded_BSD, seen_BS = onerec.encode_tokens(
@@ -136,17 +138,16 @@ def _score(
         # Every sample has a group: its cross-attention's keys and values are shared too.
         codes = jnp.concatenate([codes_B1ML, codes_PGML], axis=1)
         mask = jnp.concatenate([mask_B1M, where], axis=1)
-        both = score(encoded_BSD, seen_BS, codes, mask, key=decoder_key)
+        both = score(encoded_BSD, seen_BS, codes, mask, key=session_key)
         logged = tuple(logits[:, 0] for logits in both.logits)
         responses = tuple(logits[:, 1:] for logits in both.logits)
         moe = both.moe
     else:
-        response_key = None if decoder_key is None else jax.random.fold_in(decoder_key, 1)
         encoded_PSD, seen_PS = (
             leaf.reshape(num_groups, samples, *leaf.shape[1:])[:, 0]
             for leaf in (encoded_BSD, seen_BS)
         )
-        one = score(encoded_BSD, seen_BS, codes_B1ML, mask_B1M, key=decoder_key)
+        one = score(encoded_BSD, seen_BS, codes_B1ML, mask_B1M, key=session_key)
         other = score(encoded_PSD, seen_PS, codes_PGML, where, key=response_key)
         logged = tuple(logits[:, 0] for logits in one.logits)
         responses = other.logits
@@ -189,6 +190,9 @@ def _preference_metrics(
     if uses_advantages(method.method):
         is_flat_P = is_real & ~jnp.any(is_chosen_PG | is_rejected_PG, axis=-1)
         metrics["flat_groups"] = Ratio(total=_count(is_flat_P), count=_count(is_real))
+        metrics |= policy_metrics(
+            method, log_probs, batch.reference_log_probs, batch.advantages, where=where_PGM
+        )
     return jax.lax.stop_gradient(metrics)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from core_jax.errors import ConfigError
+from core_jax.metrics import compute
 from rec_jax.align.legality import legality_group
 from rec_jax.align.methods import (
     DEFAULT_BETA,
@@ -19,6 +20,7 @@ from rec_jax.align.methods import (
     RatioUnit,
     group_losses,
     needs_reference,
+    policy_metrics,
     takes_part,
     uses_advantages,
     uses_negatives,
@@ -210,6 +212,53 @@ def test_one_minus_the_probability_of_a_session_says_nothing():
     item, session = (losses(config(Method.GBPO, ratio_unit=unit), values) for unit in RatioUnit)
     np.testing.assert_allclose(item, 0.008 / 0.992, rtol=1e-5)
     np.testing.assert_allclose(session, 0.2**15, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ADVANTAGE)
+@pytest.mark.parametrize("unit", RatioUnit)
+def test_policy_metrics_say_where_the_slope_is_not_that_of_the_plain_ratio(method, unit):
+    """The slope in a log-probability is -ratio A / (samples of the response, responses).
+
+    Where nothing is bounded the ratio is pi / pi_old. Advantages of 0 are left out.
+    """
+    settings = config(method, ratio_unit=unit)
+    log_probs, reference, advantages, where = inputs(7)
+    reference = 0.5 * log_probs + 0.5 * reference  # some ratios near 1
+    advantages = advantages.at[:, 3].set(0.0)
+    arrays = (log_probs, reference, advantages)
+    metrics = policy_metrics(settings, *arrays, where=where)
+
+    def total(log_probs):
+        return jnp.sum(losses(settings, (log_probs, *arrays[1:], where)))
+
+    item = unit is RatioUnit.ITEM
+    slope_PGM = np.asarray(jax.grad(total)(log_probs)[..., 0], np.float64)
+    ratio = np.where(where[..., None], log_probs - reference, 0.0).sum(-1)
+    plain_PGM = np.exp(
+        ratio if item else np.broadcast_to(ratio.sum(-1, keepdims=True), ratio.shape)
+    )
+    count = np.asarray(where.sum(-1, keepdims=True)) if item else 1
+    free_PGM = -plain_PGM * np.asarray(advantages)[..., None] / count / 7
+    is_bounded_PGM = ~np.isclose(slope_PGM, free_PGM, rtol=1e-4)
+    counts_PGM = np.asarray(where) & (np.asarray(advantages)[..., None] != 0)
+    if not item:
+        counts_PGM = counts_PGM & (np.arange(M) == 0)
+    share = is_bounded_PGM[counts_PGM].mean()
+    assert 0 < share < 1
+    assert compute(metrics)["bounded_share"] == pytest.approx(share)
+    if method is Method.GBPO:  # nothing is clipped away: every slope is -ratio A
+        own_PGM = slope_PGM / np.where(counts_PGM, free_PGM, 1.0) * plain_PGM
+        expected = own_PGM[counts_PGM].mean()
+        assert compute(metrics)["policy_ratio"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_on_policy_the_ratio_of_ecpo_is_1_and_nothing_is_bounded():
+    log_probs, _, advantages, where = inputs(7)
+    metrics = policy_metrics(config(Method.ECPO), log_probs, log_probs, advantages, where=where)
+    assert {name: float(one) for name, one in compute(metrics).items()} == {
+        "policy_ratio": pytest.approx(1.0),
+        "bounded_share": 0.0,
+    }
 
 
 def test_which_groups_take_part():

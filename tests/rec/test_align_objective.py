@@ -77,16 +77,17 @@ def test_without_weight_it_is_the_next_token_loss(samples):
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_where_policy_and_reference_agree_dpo_is_log_2_with_the_gradient_of_the_formula(samples):
-    """L = NTP + lambda mean_p log 2; its gradient adds -(beta/2) (grad log pi_w - grad log pi_l).
+    """L = NTP + lambda P log 2 / n; a pair adds -(beta/2) (grad log pi_w - grad log pi_l) / n.
 
-    All sessions are full, so that the fixed denominator is the number of groups.
+    n is the number of target codes: with full sessions, P Z M L.
     """
-    weight = 0.7
+    codes_per_group = samples * CONFIG.session_items * CONFIG.num_levels
+    weight = 7.0
     preferences = batch(3, samples, reference=params())
     loss, metrics, grads = compiled(weight=weight)(params(), preferences)
     ntp, ntp_grads = next_token(params(), flat(preferences))
     assert metrics["preference_loss"] == pytest.approx(np.log(2), rel=1e-5)
-    assert loss == pytest.approx(float(ntp) + weight * np.log(2), rel=1e-5)
+    assert loss == pytest.approx(float(ntp) + weight * np.log(2) / codes_per_group, rel=1e-5)
     for name in ("margin", "chosen_log_ratio", "rejected_log_ratio", "kl_per_code"):
         assert metrics[name] == pytest.approx(0.0, abs=1e-5)
 
@@ -106,7 +107,9 @@ def test_where_policy_and_reference_agree_dpo_is_log_2_with_the_gradient_of_the_
         return jnp.mean(sums_PG[:, 0] - sums_PG[:, 1])
 
     expected = jax.tree.map(
-        lambda one, other: one - weight * BETA / 2 * other, ntp_grads, grad_of_difference(params())
+        lambda one, other: one - weight / codes_per_group * BETA / 2 * other,
+        ntp_grads,
+        grad_of_difference(params()),
     )
     assert_close(grads, expected)
 
@@ -174,7 +177,7 @@ def test_the_first_sample_of_a_bundle_is_the_context_and_no_other():
 
 
 def test_an_empty_place_counts_for_nothing_whatever_it_holds():
-    """Its reference may be NaN; the loss keeps its fixed denominator, the metric has none of it."""
+    """Its reference may be NaN. Two groups of 3 x 2 samples are left: L = NTP + 2 L_pref / n."""
     preferences = batch(3, 2, empty=(1,))
     loss, metrics, grads = compiled()(params(), preferences)
     garbage = dataclasses.replace(
@@ -188,7 +191,9 @@ def test_an_empty_place_counts_for_nothing_whatever_it_holds():
     assert_close(other_grads, grads, tolerance=1e-6)
     assert metrics["group_share"] == pytest.approx(2 / 6)
     np.testing.assert_equal(other_metrics, metrics)
-    assert loss == pytest.approx(metrics["ntp_loss"] + metrics["preference_loss"] * 2 / 3, rel=1e-5)
+    num_codes = 3 * 2 * CONFIG.session_items * CONFIG.num_levels
+    expected = metrics["ntp_loss"] + 2 * metrics["preference_loss"] / num_codes
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_any_group_is_a_next_token_step():
