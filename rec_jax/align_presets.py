@@ -58,6 +58,7 @@ def demo() -> AlignRunConfig:
             method=tuned(Method.DPO),
             num_rounds=3,
             preference_ratio=0.25,
+            preference_weight=30.0,
             candidates=CandidatesConfig(num_beams=32, batch_size=64, part_size=512),
             groups=GroupsConfig(),
             batch_size=64,

@@ -12,7 +12,6 @@ import pytest
 
 from core_jax.errors import ConfigError
 from core_jax.metrics import compute
-from rec_jax.align.legality import legality_group
 from rec_jax.align.methods import (
     DEFAULT_BETA,
     Method,
@@ -313,23 +312,3 @@ def test_a_group_of_the_wrong_size_is_an_error(method, size):
 def test_a_number_out_of_range_is_an_error(changes, match):
     with pytest.raises(ConfigError, match=match):
         dataclasses.replace(MethodConfig(), **changes)
-
-
-def test_legal_samples_among_the_chosen_have_advantage_1_and_all_others_do_not_exist():
-    """Of every group exactly `num_chosen` samples are looked at, and each as often as any other."""
-    is_legal = jnp.asarray(np.random.default_rng(0).random((101, 7)) < 0.6)
-    mask, advantages = legality_group(is_legal, M, num_chosen=3, key=jax.random.key(0))
-    np.testing.assert_array_equal(mask, jnp.repeat((advantages == 1)[..., None], M, axis=-1))
-    assert set(np.unique(advantages)) == {0.0, 1.0}
-    assert not np.any(advantages[~is_legal])
-    everything = jnp.ones((1009, 7), bool)
-    _, chosen = legality_group(everything, M, num_chosen=3, key=jax.random.key(1))
-    np.testing.assert_array_equal(chosen.sum(axis=1), 3)
-    # A binomial share of 3/7 over 1009 groups has a standard deviation of 0.0156.
-    np.testing.assert_allclose(chosen.mean(axis=0), 3 / 7, atol=5 * 0.0156)
-
-
-@pytest.mark.parametrize("num_chosen", [0, 8])
-def test_choosing_more_samples_than_there_are_is_an_error(num_chosen):
-    with pytest.raises(ConfigError, match=rf"{num_chosen} of 7 sampled sessions .*choose 1 to 7"):
-        legality_group(jnp.ones((P, 7), bool), M, num_chosen=num_chosen, key=jax.random.key(0))
