@@ -18,6 +18,7 @@ from core_jax.nn.stack import Remat
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
+from rec_jax.model.decoder_cache import init_cache
 from rec_jax.model.embeddings import BOS, item_tokens, num_parameters
 from rec_jax.objectives import next_token_loss
 
@@ -110,7 +111,7 @@ def test_cached_decoding_equals_the_full_forward_pass():
     encoded = onerec.encode(CONFIG, params, batch.history_codes, batch.history_mask)
     roles = CONFIG.num_levels + 1
     for width in (1, 2, tokens.shape[-1]):
-        cache = onerec.init_cache(CONFIG, BATCH, 2)
+        cache = init_cache(CONFIG, BATCH, 2)
         hidden = []
         for start in range(0, tokens.shape[-1], width):
             part = tokens[:, :, start : start + width]
