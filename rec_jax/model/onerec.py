@@ -213,11 +213,14 @@ def for_shorter_sessions(
 
 
 def for_many_steps(config: OneRecConfig, params: Params, mesh: Mesh | None) -> Params:
-    """The parameters as `decode` and `level_logits` read them, done once for many uses in a row.
+    """The parameters as `decode` and `level_logits` read them, made once for many uses in a row.
 
-    The tables of codes are whole on every device; decoder layers, and experts where one device
-    has them all, are apart, since a slice of a stack is copied at every use.
+    Output weights and tables of codes are whole on every device; decoder layers, and experts where
+    one device has them all, are apart, since a slice of a stack is copied at every use. What was
+    made so already stays as it is.
     """
+    if "outputs" in params:
+        return params
     layers = layers_apart(params["decoder"]["layers"])
     if mesh is None or mesh.size == 1:
         platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
