@@ -25,19 +25,17 @@ from rec_jax.semantic_ids.constraint import (
     items_of_leaves,
     legal_children,
 )
-from rec_jax.session_decoding import BeamConfig, Beams, Candidates
+from rec_jax.session_decoding import BeamConfig, Beams, Candidates, candidate_log_probs
 
 
-def _log_probs(model_config, params, encoded, tokens_BKT, level, padded):
-    """Log-probabilities of the next code after a prefix that is read from its beginning."""
+def _logits(model_config, params, encoded, tokens_BKT, level, padded):
+    """Scores of the next code after a prefix that is read from its beginning."""
     length = tokens_BKT.shape[-1]
     if padded:
         missing = model_config.decoder_tokens - length
         tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, missing)))
     hidden_BKTD = _read_prefix(model_config, params, encoded, tokens_BKT)
-    return jax.nn.log_softmax(
-        onerec.level_logits(model_config, params, hidden_BKTD[:, :, length - 1], level), axis=-1
-    )
+    return onerec.level_logits(model_config, params, hidden_BKTD[:, :, length - 1], level)
 
 
 def _read_prefix(model_config, params, encoded, tokens_BKT):
@@ -88,11 +86,9 @@ def recomputed_beam_search(
     for item in range(config.num_items):
         tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, 1)), constant_values=BOS)
         for level in range(num_levels):
-            log_probs_BKC = _log_probs(model_config, params, encoded, tokens_BKT, level, padded)
+            logits_BKC = _logits(model_config, params, encoded, tokens_BKT, level, padded)
             children = legal_children(index, exclusion, level, nodes_BK, paths_BKML[..., level])
-            if children.codes is not None:
-                log_probs_BKC = jnp.take_along_axis(log_probs_BKC, children.codes, axis=-1)
-            log_probs_BKW = jnp.where(children.legal, log_probs_BKC, -jnp.inf)
+            log_probs_BKW = candidate_log_probs(logits_BKC, children)
             step = jnp.int32(item * num_levels + level)
             selection = select_best(
                 Candidates(log_probs=log_probs_BKW, scores=scores_BK, step=step), config.num_beams

@@ -28,6 +28,7 @@ from rec_jax.semantic_ids.constraint import (
     chosen_edges,
     items_of_leaves,
     legal_children,
+    put_at,
 )
 from rec_jax.semantic_ids.prefix_index import PrefixIndex, find_leaves
 
@@ -331,7 +332,10 @@ def candidate_log_probs(
         return logits - log_total_BK1
     if children.codes is not None:
         logits = jnp.take_along_axis(logits, children.codes, axis=-1, mode="promise_in_bounds")
-    return jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
+    log_probs_BKW = jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
+    if children.closed is None:
+        return log_probs_BKW
+    return put_at(log_probs_BKW, children.closed, -jnp.inf)
 
 
 def _reordered(state: _State, parents: Int[Array, "B K"]) -> _State:

@@ -9,6 +9,7 @@ W positions looked at, T new tokens, R rows (B * K), H heads, X head dimension, 
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -110,9 +111,11 @@ def attend_to_written(
             visible=visible_TW[None],
         )
 
-    # Shapes are static: a branch per length reads less than a session that is not yet full.
-    branches = [lambda length=length: read_up_to(length) for length in cache.lengths]
+    # Shapes are static; a branch per length reads no more than is written of a session.
     which = (start + (num_tokens - 1)) // cache.lengths[0]
+    if isinstance(which, int):
+        return read_up_to(cache.lengths[which]), cache
+    branches = [partial(read_up_to, length) for length in cache.lengths]
     return jax.lax.switch(which, branches), cache
 
 
