@@ -41,9 +41,7 @@ def _logits(model_config, params, encoded, tokens_BKT, level, padded):
 def _read_prefix(model_config, params, encoded, tokens_BKT):
     """Normalised hidden states of every position; neither a cache nor a copy of one is made."""
     layer, tables = DecoderLayer(model_config), {"params": params["embeddings"]}
-    hidden_BKTD = Embeddings(model_config).apply(
-        tables, tokens_BKT, jnp.int32(0), method="session"
-    )
+    hidden_BKTD = Embeddings(model_config).apply(tables, tokens_BKT, jnp.int32(0), method="session")
     layers = params["decoder"]["layers"]
     for layer_params, cross in zip(layers, encoded.keys_values, strict=True):
         hidden_BKTD, _, _ = layer.apply(

@@ -1,8 +1,8 @@
 """Writing sessions code by code: the loop that beam search and sampling share.
 
-The items of a session after the first are a `lax.scan`; the code levels inside an item are unrolled,
-because each has its own number of codes and its own widest branching. Before the first code all
-beams of a user are one, so the first position is decoded once per user.
+The items after the first are a `lax.scan`; the code levels inside an item are unrolled, because
+each has its own number of codes and its own widest branching. Before the first code all beams of a
+user are one, so the first position is decoded once per user.
 
 Dimension key: B batch, K beams, M session items, L code levels, N history items, H excluded items,
 W candidates per beam, C codes of a level, D model.

@@ -22,8 +22,8 @@ from rec_jax.moe.layer import MoeAux, SparseMoe
 KeysValues = tuple[Float[Array, "..."], Float[Array, "..."]]
 """Keys and values of one layer, in that order."""
 AttendSelf = Callable[[Array, Array, Array], tuple[Array, PyTree]]
-"""Self-attention: queries, keys and values [R, T, H, X] of the new tokens -> what they take from all
-tokens that they may look at, and what the caller wants back."""
+"""Self-attention: queries, keys and values [R, T, H, X] of the new tokens -> what these take from
+all tokens that they may look at [R, T, H, X], and what the caller wants back."""
 
 
 def attend_among_new(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:

@@ -131,7 +131,7 @@ def test_cached_decoding_equals_the_full_forward_pass():
 
 @pytest.mark.parametrize("session_items", [2, MAX_LENGTHS * 2 + 1])
 def test_beams_that_move_between_tokens_keep_what_their_parents_wrote(session_items):
-    """Which beam continues which is drawn anew before every token, also with other numbers of beams.
+    """Which beam continues which is drawn anew before every token; the first has but one beam.
 
     The hidden states of a beam are those of reading the sequence that its ancestors wrote, at once.
     More items than `MAX_LENGTHS` share lengths of attention.
