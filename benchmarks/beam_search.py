@@ -166,7 +166,7 @@ def rows(options: Options) -> list[dict]:
     results = []
     for d_model, num_layers in options.models:
         config = model_config(options.codes_per_level, options.num_items, d_model, num_layers)
-        params = random_params(config)
+        params = onerec.for_many_steps(config, random_params(config), None)
         for num_users in options.num_users:
             histories = random_histories(catalogue, num_users, config.history_items)
             result = compare(config, beam_config, params, index, histories, options.seconds)

@@ -32,6 +32,7 @@ from benchmarks.beam_search import (
 from benchmarks.moe_layer import hardware, time_in_turns
 from core_jax.arrays import Array
 from rec_jax.beam import BeamConfig, beam_search, select_best
+from rec_jax.model import onerec
 from rec_jax.semantic_ids.constraint import Exclusion, build_exclusion, legal_children
 from rec_jax.semantic_ids.prefix_index import PrefixIndex, build_prefix_index
 from rec_jax.session_decoding import Candidates, Selection, candidate_log_probs
@@ -91,7 +92,7 @@ def search_programs(options: Options, indexes: dict[int, PrefixIndex]) -> dict[s
         model_config(options.codes_per_level, options.num_items),
         history_items=options.history_items,
     )
-    params = random_params(config)
+    params = onerec.for_many_steps(config, random_params(config), None)
     programs = {}
     for size, index in indexes.items():
         histories = random_histories(

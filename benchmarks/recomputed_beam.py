@@ -6,38 +6,49 @@ its own length, which needs a program per length and is the least work without a
 to the whole session, as a decoder compiled for one shape reads it.
 
 Dimension key: B batch, K beams, M session items, L code levels, N history items, H excluded items,
-T tokens so far.
+T tokens so far, D model.
 """
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rec_jax.beam import select_best
 from rec_jax.model import onerec
-from rec_jax.model.embeddings import BOS, code_tokens
+from rec_jax.model.decoder import DecoderLayer
+from rec_jax.model.embeddings import BOS, Embeddings, code_tokens
 from rec_jax.semantic_ids.constraint import (
     build_exclusion,
     chosen_edges,
     items_of_leaves,
     legal_children,
 )
-from rec_jax.session_decoding import BeamConfig, Beams, Candidates
+from rec_jax.session_decoding import BeamConfig, Beams, Candidates, candidate_log_probs
 
 
-def _log_probs(model_config, params, encoded, tokens_BKT, level, padded):
-    """Log-probabilities of the next code after a prefix that is read from its beginning."""
-    batch_size, num_beams, length = tokens_BKT.shape
+def _logits(model_config, params, encoded, tokens_BKT, level, padded):
+    """Scores of the next code after a prefix that is read from its beginning."""
+    length = tokens_BKT.shape[-1]
     if padded:
         missing = model_config.decoder_tokens - length
         tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, missing)))
-    cache = onerec.init_cache(model_config, batch_size, num_beams)
-    cache = jax.tree.map(lambda array: array[:, :, :, : tokens_BKT.shape[-1]], cache)
-    hidden_BKTD, _ = onerec.decode(model_config, params, encoded, cache, tokens_BKT, 0)
-    return jax.nn.log_softmax(
-        onerec.level_logits(model_config, params, hidden_BKTD[:, :, length - 1], level), axis=-1
-    )
+    hidden_BKTD = _read_prefix(model_config, params, encoded, tokens_BKT)
+    return onerec.level_logits(model_config, params, hidden_BKTD[:, :, length - 1], level)
+
+
+def _read_prefix(model_config, params, encoded, tokens_BKT):
+    """Normalised hidden states of every position; neither a cache nor a copy of one is made."""
+    layer, tables = DecoderLayer(model_config), {"params": params["embeddings"]}
+    hidden_BKTD = Embeddings(model_config).apply(tables, tokens_BKT, jnp.int32(0), method="session")
+    layers = params["decoder"]["layers"]
+    for layer_params, cross in zip(layers, encoded.keys_values, strict=True):
+        hidden_BKTD, _, _ = layer.apply(
+            {"params": layer_params}, hidden_BKTD, cross, encoded.mask[:, None]
+        )
+    norm = nn.RMSNorm(dtype=model_config.compute_dtype.dtype)
+    return norm.apply({"params": params["decoder"]["norm"]}, hidden_BKTD)
 
 
 def _rows(tree, parents_BK):
@@ -63,6 +74,7 @@ def recomputed_beam_search(
     batch_size, num_levels = history_codes.shape[0], index.num_levels
     excluded_BH = history_items if config.exclude_history else history_items[:, :0]
     exclusion = build_exclusion(index, excluded_BH)
+    params = onerec.for_many_steps(model_config, params, None)
     encoded = onerec.encode(model_config, params, history_codes, history_mask)
     tokens_BKT = jnp.zeros((batch_size, 1, 0), jnp.int32)
     scores_BK = jnp.zeros((batch_size, 1), jnp.float32)
@@ -72,11 +84,9 @@ def recomputed_beam_search(
     for item in range(config.num_items):
         tokens_BKT = jnp.pad(tokens_BKT, ((0, 0), (0, 0), (0, 1)), constant_values=BOS)
         for level in range(num_levels):
-            log_probs_BKC = _log_probs(model_config, params, encoded, tokens_BKT, level, padded)
+            logits_BKC = _logits(model_config, params, encoded, tokens_BKT, level, padded)
             children = legal_children(index, exclusion, level, nodes_BK, paths_BKML[..., level])
-            if children.codes is not None:
-                log_probs_BKC = jnp.take_along_axis(log_probs_BKC, children.codes, axis=-1)
-            log_probs_BKW = jnp.where(children.legal, log_probs_BKC, -jnp.inf)
+            log_probs_BKW = candidate_log_probs(logits_BKC, children)
             step = jnp.int32(item * num_levels + level)
             selection = select_best(
                 Candidates(log_probs=log_probs_BKW, scores=scores_BK, step=step), config.num_beams

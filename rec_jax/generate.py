@@ -15,6 +15,7 @@ from core_jax.arrays import Array, Int, Key, Params
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import BATCH_AXES, batch_sharding, check_batch_divisible
 from rec_jax.beam import beam_search
+from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.sampling import SamplingConfig, sample
 from rec_jax.semantic_ids.prefix_index import PrefixIndex
@@ -87,6 +88,7 @@ def generate_sessions(
         check_batch_divisible(batch_size, 1, mesh)
     histories = _widened(histories, model_config.history_items)
     _check_histories(config, index, codes, histories)
+    params = _for_many_steps(model_config, params, mesh)
 
     def dispatch(first: int) -> Beams:
         rows_BH = histories[first : first + batch_size]
@@ -124,6 +126,9 @@ def generate_sessions(
             done.append(jax.device_get(pending))
             bar.update(num_users - bar.n)
     return _recommendations(model_config, config, done, num_users)
+
+
+_for_many_steps = jax.jit(onerec.for_many_steps, static_argnums=(0, 2))
 
 
 def _recommendations(

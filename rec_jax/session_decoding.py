@@ -1,7 +1,7 @@
 """Writing sessions code by code: the loop that beam search and sampling share.
 
-The items of a session are a `lax.scan`; the code levels inside an item are unrolled, because each
-has its own number of codes and its own widest branching. Before the first code all beams of a
+The items after the first are a `lax.scan`; the code levels inside an item are unrolled, because
+each has its own number of codes and its own widest branching. Before the first code all beams of a
 user are one, so the first position is decoded once per user.
 
 Dimension key: B batch, K beams, M session items, L code levels, N history items, H excluded items,
@@ -19,6 +19,7 @@ from core_jax.arrays import Array, Bool, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
+from rec_jax.model.decoder_cache import follow, init_cache
 from rec_jax.model.embeddings import BOS, code_tokens
 from rec_jax.semantic_ids.constraint import (
     Children,
@@ -27,6 +28,7 @@ from rec_jax.semantic_ids.constraint import (
     chosen_edges,
     items_of_leaves,
     legal_children,
+    put_at,
 )
 from rec_jax.semantic_ids.prefix_index import PrefixIndex, find_leaves
 
@@ -112,7 +114,7 @@ class _State:
     """What a beam carries from code to code."""
 
     cache: PyTree
-    """`onerec.DecoderCache` of the tokens fed so far."""
+    """`DecoderCache` of the tokens fed so far."""
     scores: PyTree
     """Float32 [B, K]."""
     item_scores: PyTree
@@ -201,7 +203,7 @@ def write_sessions(
     """
     if not (config.exclude_history and config.constrained):
         history_items = history_items[:, :0]
-    params = onerec.with_whole_tables(params, mesh)  # once, and not for every code
+    params = onerec.for_many_steps(model_config, params, mesh)
     encoded = onerec.encode(model_config, params, history_codes, history_mask, mesh=mesh)
     task = _Task(
         model_config=model_config,
@@ -215,33 +217,24 @@ def write_sessions(
     )
     state, hidden_BKD = _first_state(task, history_codes.shape[0])
     state = _take_code(task, state, hidden_BKD, 0, 0)
-
-    last_item = config.num_items - 1
-
-    def start_item(state: _State, item: Array) -> _State:
-        hidden_BKD, state = _feed(task, state, index.num_levels - 1, item - 1, starts_item=True)
-        return _take_code(task, state, hidden_BKD, 0, item)
+    state = _finish_item(task, state, 0)
 
     def write_item(state: _State, item: Array) -> tuple[_State, None]:
-        state = _finish_item(task, state, item)
-        # The last item's end is read by nobody.
-        return jax.lax.cond(item < last_item, start_item, _unchanged, state, item + 1), None
+        hidden_BKD, state = _feed(task, state, index.num_levels - 1, item - 1, starts_item=True)
+        state = _take_code(task, state, hidden_BKD, 0, item)
+        return _finish_item(task, state, item), None
 
-    if last_item == 0:
-        return _beams(task, _finish_item(task, state, 0))
-    state, _ = jax.lax.scan(write_item, state, jnp.arange(config.num_items, dtype=jnp.int32))
+    if config.num_items > 1:
+        later_items = jnp.arange(1, config.num_items, dtype=jnp.int32)
+        state, _ = jax.lax.scan(write_item, state, later_items)
     return _beams(task, state)
-
-
-def _unchanged(state: _State, _: Array) -> _State:
-    """Leaves the beams as they are."""
-    return state
 
 
 def _first_state(task: _Task, batch_size: int) -> tuple[_State, Float[Array, "B 1 D"]]:
     """The one beam per user that has read `BOS`."""
     num_items, num_levels = task.config.num_items, task.index.num_levels
-    cache = onerec.init_cache(task.model_config, batch_size, 1)
+    cache = init_cache(task.model_config, batch_size, task.config.num_beams)
+    cache = follow(cache, jnp.zeros((batch_size, 1), jnp.int32))
     bos_B11 = jnp.full((batch_size, 1, 1), BOS, jnp.int32)
     hidden_B11D, cache = onerec.decode(
         task.model_config, task.params, task.encoded, cache, bos_B11, 0, mesh=task.mesh
@@ -339,7 +332,10 @@ def candidate_log_probs(
         return logits - log_total_BK1
     if children.codes is not None:
         logits = jnp.take_along_axis(logits, children.codes, axis=-1, mode="promise_in_bounds")
-    return jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
+    log_probs_BKW = jnp.where(children.legal, logits - log_total_BK1, -jnp.inf)
+    if children.closed is None:
+        return log_probs_BKW
+    return put_at(log_probs_BKW, children.closed, -jnp.inf)
 
 
 def _reordered(state: _State, parents: Int[Array, "B K"]) -> _State:
@@ -348,7 +344,7 @@ def _reordered(state: _State, parents: Int[Array, "B K"]) -> _State:
     def rows(array: Array) -> Array:
         return jax.vmap(lambda old, row: old.at[row].get(mode="promise_in_bounds"))(array, parents)
 
-    cache = jax.tree.map(jax.vmap(rows), state.cache)
+    cache = follow(state.cache, parents)
     rest = dataclasses.replace(state, cache=None)
     return dataclasses.replace(jax.tree.map(rows, rest), cache=cache)
 

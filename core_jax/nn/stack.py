@@ -44,6 +44,20 @@ def init_stack(layer: nn.Module, num_layers: int, *example: PyTree, key: Key[Arr
     return jax.vmap(lambda layer_key: layer.init(layer_key, *example)["params"])(keys)
 
 
+def layers_apart(layers: Params | tuple[Params, ...]) -> tuple[Params, ...]:
+    """The trees of a stack's layers one by one; already so, they stay as they are.
+
+    Slices that are taken before a loop over many runs of the stack need not be copied in each.
+    """
+    if isinstance(layers, tuple):
+        return layers
+    num_layers = jax.tree.leaves(layers)[0].shape[0]
+    return tuple(
+        jax.tree.map(lambda leaf, number=number: leaf[number], layers)
+        for number in range(num_layers)
+    )
+
+
 def run_stack(
     function: LayerFunction,
     params: Params,

@@ -1,23 +1,36 @@
 """The causal decoder layer: self-attention, cross-attention, sparse mixture of experts.
 
 One layer serves training (a whole session at once) and generation (a few tokens of many beams
-against a cache): tokens always carry a beam dimension, of size 1 in training.
+against a cache): tokens always carry a beam dimension, of size 1 in training, and the caller says
+what self-attention looks at.
 
-Dimension key: B batch, K beams, T new tokens, P cached positions, S history tokens, D model,
-H heads, X head dimension, R rows (B * K).
+Dimension key: B batch, K beams, T new tokens, S history tokens, D model, H heads, X head dimension,
+R rows (B * K).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from core_jax.arrays import Array, Bool, Float, Int
-from core_jax.nn.attention import Attention
+from core_jax.arrays import Array, Bool, Float, PyTree
+from core_jax.nn.attention import Attention, attend
 from rec_jax.model.config import OneRecConfig
 from rec_jax.moe.layer import MoeAux, SparseMoe
 
 KeysValues = tuple[Float[Array, "..."], Float[Array, "..."]]
 """Keys and values of one layer, in that order."""
+AttendSelf = Callable[[Array, Array, Array], tuple[Array, PyTree]]
+"""Self-attention: queries, keys and values [R, T, H, X] of the new tokens -> what these take from
+all tokens that they may look at [R, T, H, X], and what the caller wants back."""
+
+
+def attend_among_new(queries: Array, keys: Array, values: Array) -> tuple[Array, None]:
+    """`AttendSelf` where the new tokens are all there are, each seeing itself and those before."""
+    length = queries.shape[1]
+    causal_1TT = jnp.tril(jnp.ones((1, length, length), bool))
+    return attend(queries, keys, values, visible=causal_1TT), None
 
 
 class DecoderLayer(nn.Module):
@@ -47,38 +60,28 @@ class DecoderLayer(nn.Module):
         tokens: Float[Array, "B K T D"],
         cross: KeysValues,
         cross_visible: Bool[Array, "B 1 S"],
-        self_visible: Bool[Array, "1 T P"],
-        cache: KeysValues | None = None,
-        start: Int[Array, ""] | int = 0,
+        attend_self: AttendSelf = attend_among_new,
         token_mask: Bool[Array, "B K T"] | None = None,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "B K T D"], MoeAux, KeysValues | None]:
+    ) -> tuple[Float[Array, "B K T D"], MoeAux, PyTree]:
         """Updates the residual stream.
 
         Args:
           tokens: new tokens of every beam.
           cross: keys and values [B, S, H, X] of the history, shared by a user's beams.
           cross_visible: True at real history tokens.
-          self_visible: which of the P positions each new token may look at.
-          cache: keys and values [B, K, P, H, X] of earlier tokens, or None to attend only among
-            the new tokens (P = T).
-          start: position of the first new token in the cache.
+          attend_self: self-attention between the projections.
           token_mask: True at tokens that count for the experts' load; None: all.
           deterministic: whether dropout is off.
 
         Returns:
-          The new residual stream, the experts' statistics, and the new tokens' keys and values
-          [B, K, T, H, X], for the caller to put into the cache (None without one).
+          The new residual stream, the experts' statistics, and what `attend_self` gave back.
         """
         batch, beams, length, width = tokens.shape
-        rows = (batch * beams, length, width)
-        normed = self.self_attention_norm(tokens).reshape(rows)
-        keys, values = self.self_attention.keys_values(normed)
-        new = None
-        if cache is not None:
-            new = _split_beams(keys, beams), _split_beams(values, beams)
-            keys, values = _extend(cache[0], keys, start), _extend(cache[1], values, start)
-        mixed = self.self_attention.mix(normed, keys, values, self_visible)
+        normed = self.self_attention_norm(tokens).reshape(batch * beams, length, width)
+        queries = self.self_attention.query(normed)
+        mixed, given_back = attend_self(queries, *self.self_attention.keys_values(normed))
+        mixed = self.self_attention.out(mixed)
         tokens = tokens + self.drop(mixed.reshape(tokens.shape), deterministic=deterministic)
 
         normed = self.cross_attention_norm(tokens).reshape(batch, beams * length, width)
@@ -86,17 +89,5 @@ class DecoderLayer(nn.Module):
         tokens = tokens + self.drop(mixed.reshape(tokens.shape), deterministic=deterministic)
 
         experts, aux = self.moe(self.moe_norm(tokens), token_mask=token_mask, mesh=self.mesh)
-        return tokens + self.drop(experts, deterministic=deterministic), aux, new
-
-
-def _extend(
-    held: Float[Array, "B K P H X"], new: Float[Array, "R T H X"], start: Int[Array, ""] | int
-) -> Float[Array, "R P H X"]:
-    """Earlier keys or values with the new ones in their place, flat over beams."""
-    held_RPHX = held.reshape(-1, *held.shape[2:])
-    return jax.lax.dynamic_update_slice_in_dim(held_RPHX, new, start, axis=1)
-
-
-def _split_beams(rows: Float[Array, "R T H X"], beams: int) -> Float[Array, "B K T H X"]:
-    """Users and beams as two dimensions."""
-    return rows.reshape(-1, beams, *rows.shape[1:])
+        tokens = tokens + self.drop(experts, deterministic=deterministic)
+        return tokens, aux, given_back

@@ -102,16 +102,15 @@ class Embeddings(nn.Module):
             tokens, jnp.broadcast_to(places_TD, (*tokens.shape, self.config.d_model))
         )
 
-    def logits(self, hidden: Float[Array, "*lead D"], level: int) -> Float[Array, "*lead C"]:
-        """Scores of the codes of one level, float32."""
+    def output_weights(self, level: int) -> Float[Array, "C D"]:
+        """The row of every code of one level whose product with a hidden state is its score."""
         offsets = level_offsets(self.config.level_sizes)
         if self.config.tie_embeddings:
             table, shift = self.tokens, NUM_SPECIAL
         else:
             table, shift = self.outputs, 0
         rows = slice(shift + offsets[level], shift + offsets[level + 1])
-        weights_CD = table[rows].astype(hidden.dtype)
-        return jnp.einsum("...d,cd->...c", hidden, weights_CD, preferred_element_type=jnp.float32)
+        return table[rows].astype(self.config.compute_dtype.dtype)
 
     def __call__(self, codes: Int[Array, "B N L"]) -> Float[Array, "B S D"]:
         """Declares every parameter; used for initialisation."""

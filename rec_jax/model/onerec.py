@@ -6,11 +6,11 @@ of m items, `BOS` before every item. The softmax of each position runs over the 
 level: which level comes next is known, so no probability is spent on other levels' codes.
 
 Dimension key: B batch, N history items, S history tokens, M session items, L code levels, K beams,
-T new tokens, P decoder positions, D model, H heads, X head dimension, C codes of a level,
-Y decoder layers, E experts.
+T new tokens, D model, H heads, X head dimension, C codes of a level, Y decoder layers, E experts.
 """
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -18,16 +18,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float, Int, Key, Params, PyTree
-from core_jax.nn.stack import init_stack, run_stack
+from core_jax.nn.stack import init_stack, layers_apart, run_stack
 from core_jax.sharding import match_rules
 from rec_jax.batch import SessionBatch
 from rec_jax.model.config import OneRecConfig
-from rec_jax.model.decoder import DecoderLayer, KeysValues
+from rec_jax.model.decoder import DecoderLayer
+from rec_jax.model.decoder_cache import DecoderCache, attend_to_written, hold_new
 from rec_jax.model.embeddings import BOS, Embeddings, init_embeddings, item_tokens
 from rec_jax.model.encoder import EncoderLayer
 from rec_jax.model.modules import constrain, gathered, norm, run
 from rec_jax.model.shardings import RULES
-from rec_jax.moe.layer import MoeAux
+from rec_jax.moe.layer import MoeAux, experts_apart
 
 
 @jax.tree_util.register_dataclass
@@ -46,23 +47,10 @@ class OneRecOutput:
 class EncodedHistory:
     """What generation needs of a user's history: computed once, shared by all beams."""
 
-    keys: PyTree
-    """[Y, B, S, H, X]: cross-attention keys of every decoder layer."""
-    values: PyTree
-    """[Y, B, S, H, X]: cross-attention values of every decoder layer."""
+    keys_values: PyTree
+    """Tuple over decoder layers of the cross-attention's keys and values [B, S, H, X]."""
     mask: PyTree
     """Bool [B, S]: True at real history tokens."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderCache:
-    """Self-attention keys and values of the tokens that each beam has written."""
-
-    keys: PyTree
-    """[Y, B, K, P, H, X]."""
-    values: PyTree
-    """[Y, B, K, P, H, X]."""
 
 
 def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
@@ -81,8 +69,7 @@ def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
     tokens = jnp.zeros((1, length, width), config.compute_dtype.dtype)
     heads = jnp.zeros((1, length, config.num_heads, config.head_dim), tokens.dtype)
     visible = jnp.ones((1, 1, length), bool)
-    causal = jnp.ones((1, length, length), bool)
-    decoder_example = (tokens[:, None], (heads, heads), visible, causal)
+    decoder_example = (tokens[:, None], (heads, heads), visible)
     norm = {"scale": jnp.ones((width,), jnp.float32)}
     return {
         "embeddings": init_embeddings(config, key=embeddings_key),
@@ -189,7 +176,6 @@ def score_sessions(
     tokens_FMR = item_tokens(config, codes.reshape(-1, *codes.shape[2:]), BOS)
     tokens_BKT = tokens_FMR.reshape(*codes.shape[:2], -1)
     token_mask_BKT = jnp.repeat(mask, num_roles, axis=2)
-    causal_1TT = jnp.tri(tokens_BKT.shape[-1], dtype=bool)[None]
     layer = DecoderLayer(config, mesh)
 
     def layer_function(
@@ -202,7 +188,6 @@ def score_sessions(
             constrain(tokens_BKTD, mesh),
             cross,
             encoded_mask[:, None],
-            causal_1TT,
             token_mask=token_mask_BKT,
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
@@ -237,10 +222,11 @@ def encode(
     """Encodes histories and projects them to every decoder layer's cross-attention."""
     encoded_BSD, mask_BS = encode_tokens(config, params, history_codes, history_mask, mesh=mesh)
     layer = DecoderLayer(config, mesh)
-    keys, values = jax.vmap(
-        lambda layer_params: run(layer, layer_params, encoded_BSD, method="cross_keys_values")
-    )(params["decoder"]["layers"])
-    return EncodedHistory(keys=keys, values=values, mask=mask_BS)
+    keys_values = tuple(
+        run(layer, layer_params, encoded_BSD, method="cross_keys_values")
+        for layer_params in layers_apart(params["decoder"]["layers"])
+    )
+    return EncodedHistory(keys_values=keys_values, mask=mask_BS)
 
 
 def for_shorter_sessions(
@@ -255,23 +241,32 @@ def for_shorter_sessions(
     return dataclasses.replace(config, session_items=num_items), {**params, "embeddings": tables}
 
 
-def with_whole_tables(params: Params, mesh: Mesh | None) -> Params:
-    """The parameters with the tables of codes whole on every device, for many uses in a row."""
-    return {**params, "embeddings": gathered(params["embeddings"], mesh)}
+def for_many_steps(config: OneRecConfig, params: Params, mesh: Mesh | None) -> Params:
+    """The parameters as `decode` and `level_logits` read them, made once for many uses in a row.
 
-
-def init_cache(config: OneRecConfig, batch_size: int, num_beams: int) -> DecoderCache:
-    """An empty cache for `num_beams` beams of each of `batch_size` users."""
-    shape = (
-        config.num_decoder_layers,
-        batch_size,
-        num_beams,
-        config.decoder_tokens,
-        config.num_heads,
-        config.head_dim,
+    Output weights and tables of codes are whole on every device; decoder layers, and experts where
+    one device has them all, are apart, since a slice of a stack is copied at every use. What was
+    made so already stays as it is.
+    """
+    if "outputs" in params:
+        return params
+    layers = layers_apart(params["decoder"]["layers"])
+    if mesh is None or mesh.size == 1:
+        platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+        layers = tuple(
+            {**layer, "moe": experts_apart(config.moe, layer["moe"], platform)} for layer in layers
+        )
+    embeddings = gathered(params["embeddings"], mesh)
+    outputs = tuple(
+        run(Embeddings(config), embeddings, level, method="output_weights")
+        for level in range(config.num_levels)
     )
-    empty = jnp.zeros(shape, config.compute_dtype.dtype)
-    return DecoderCache(keys=empty, values=empty)
+    return {
+        **params,
+        "embeddings": embeddings,
+        "outputs": outputs,
+        "decoder": {**params["decoder"], "layers": layers},
+    }
 
 
 def decode(
@@ -299,40 +294,20 @@ def decode(
       Normalised hidden states, ready for `level_logits`, and the extended cache.
     """
     layer = DecoderLayer(config, mesh)
-    position_P = jnp.arange(cache.keys.shape[3])
-    query_T = start + jnp.arange(tokens.shape[-1])
-    visible_1TP = (position_P[None, :] <= query_T[:, None])[None]
-
-    def layer_function(
-        layer_params: Params, tokens_BKTD: Array, inputs: tuple[KeysValues, KeysValues], _: None
-    ) -> tuple[Array, KeysValues]:
-        cross, held = inputs
-        tokens_BKTD, _, new = run(
+    cache = hold_new(cache, start, tokens.shape[-1])
+    hidden_BKTD = _embedded_session(config, params, tokens, start, mesh)
+    layers = layers_apart(params["decoder"]["layers"])
+    # Not `run_stack`: its loop would copy each layer's part of the cache, in and out.
+    for number, (layer_params, cross) in enumerate(zip(layers, encoded.keys_values, strict=True)):
+        hidden_BKTD, _, cache = run(
             layer,
             layer_params,
-            constrain(tokens_BKTD, mesh),
+            constrain(hidden_BKTD, mesh),
             cross,
             encoded.mask[:, None],
-            visible_1TP,
-            cache=held,
-            start=start,
+            partial(attend_to_written, cache, number, start),
         )
-        return tokens_BKTD, new
-
-    hidden_BKTD, new = run_stack(
-        layer_function,
-        params["decoder"]["layers"],
-        _embedded_session(config, params, tokens, start, mesh),
-        ((encoded.keys, encoded.values), (cache.keys, cache.values)),
-        unroll=config.scan_unroll,
-    )
-    hidden_BKTD = norm(config, params["decoder"]["norm"], hidden_BKTD)
-    # Written once for all layers, in place: layers that returned their caches would copy them.
-    keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(held_YBKPHX, new_YBKTHX, start, axis=3)
-        for held_YBKPHX, new_YBKTHX in zip((cache.keys, cache.values), new, strict=True)
-    )
-    return hidden_BKTD, DecoderCache(keys=keys, values=values)
+    return norm(config, params["decoder"]["norm"], hidden_BKTD), cache
 
 
 def level_logits(
@@ -344,8 +319,12 @@ def level_logits(
     mesh: Mesh | None = None,
 ) -> Float[Array, "*lead C"]:
     """Scores of the codes of one level, float32, from normalised hidden states."""
-    tables = gathered(params["embeddings"], mesh)
-    return run(Embeddings(config), tables, hidden, level, method="logits")
+    if "outputs" in params:  # from `for_many_steps`
+        weights_CD = params["outputs"][level]
+    else:
+        tables = gathered(params["embeddings"], mesh)
+        weights_CD = run(Embeddings(config), tables, level, method="output_weights")
+    return jnp.einsum("...d,cd->...c", hidden, weights_CD, preferred_element_type=jnp.float32)
 
 
 def encode_tokens(

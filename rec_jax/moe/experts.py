@@ -36,7 +36,8 @@ def apply_experts(
 
     Args:
       config: the layer's configuration.
-      params: up [E, D, F], gate [E, D, F] (gated activations only), down [E, F, D].
+      params: up [E, D, F], gate [E, D, F] (gated activations only), down [E, F, D]; for the block
+        backend, without gradients, also as tuples over the experts.
       tokens: inputs, in the compute dtype.
       routing: the router's choice.
       platform: "cpu", "gpu" or "tpu": what the backend `auto` chooses by.
@@ -45,9 +46,7 @@ def apply_experts(
       sum over choices of gate * down(activation(up(token))), in the dtype of `tokens`,
       accumulated in float32; 0 at masked tokens.
     """
-    backend = config.backend
-    if backend is MoeBackend.AUTO:
-        backend = MoeBackend.RAGGED if platform == "tpu" else MoeBackend.BLOCK
+    backend = chosen_backend(config, platform)
     if backend is MoeBackend.DENSE:
         return dense_experts(config.activation, params, tokens, routing)
     if backend is MoeBackend.RAGGED:
@@ -57,6 +56,13 @@ def apply_experts(
     plan = plan_blocks(routing.experts, config.num_experts, sizes)
     inner = tuple(params[name] for name in ("up", "gate") if name in params)
     return block_experts(config.activation, inner, params["down"], tokens, routing.gates, plan)
+
+
+def chosen_backend(config: MoeConfig, platform: str) -> MoeBackend:
+    """The backend that `auto` stands for, or the configured one."""
+    if config.backend is not MoeBackend.AUTO:
+        return config.backend
+    return MoeBackend.RAGGED if platform == "tpu" else MoeBackend.BLOCK
 
 
 def dense_experts(
@@ -110,8 +116,8 @@ def ragged_experts(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def block_experts(
     activation: Activation,
-    inner: tuple[Float[Array, "E D F"], ...],
-    down: Float[Array, "E F D"],
+    inner: tuple[PyTree, ...],
+    down: PyTree,
     tokens: Float[Array, "T D"],
     gates: Float[Array, "T C"],
     plan: BlockPlan,
@@ -120,8 +126,9 @@ def block_experts(
 
     Args:
       activation: non-linearity.
-      inner: the input projections: (up,) or (up, gate).
-      down: the output projection.
+      inner: the input projections: (up,) or (up, gate), each [E, D, F] or, without gradients, a
+        tuple over the experts of [D, F].
+      down: the output projection [E, F, D], or a tuple over the experts.
       tokens: inputs in the compute dtype.
       gates: weight of each choice.
       plan: layout of the slots in blocks.
@@ -134,8 +141,8 @@ def block_experts(
 
 def _forward(
     activation: Activation,
-    inner: tuple[Array, ...],
-    down: Array,
+    inner: tuple[PyTree, ...],
+    down: PyTree,
     tokens: Array,
     gates: Array,
     plan: BlockPlan,
@@ -145,20 +152,27 @@ def _forward(
     """Outputs [T, D], and the pre-activations of all rows [R, F] when they are to be kept."""
     dtype, num_rows = tokens.dtype, plan.rows.slot_of_row.shape[0]
     token_R = _token_of_row(plan, gates)
-    weights = tuple(kernel.astype(dtype) for kernel in inner)
-    down = down.astype(dtype)
+    weights, down = jax.tree.map(lambda kernel: kernel.astype(dtype), (inner, down))
+
+    def network(rows_PD: Array, expert: Array | int) -> tuple[tuple[Array, ...], Array]:
+        pre = tuple(_dot(rows_PD, kernel[expert]).astype(dtype) for kernel in weights)
+        return pre, _dot(activate(activation, *pre), down[expert])
 
     def body(size: int, expert: Array, at: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         outputs_RD, kept = carry
         rows_PD = tokens[_get(token_R, at, size)]
-        pre = tuple(_dot(rows_PD, kernel[expert]).astype(dtype) for kernel in weights)
-        outputs_PD = _dot(activate(activation, *pre), down[expert])
+        if isinstance(down, tuple):
+            # A branch reads its expert's weights where they lie; a slice at `expert` is a copy.
+            branches = [functools.partial(network, expert=number) for number in range(len(down))]
+            pre, outputs_PD = jax.lax.switch(expert, branches, rows_PD)
+        else:
+            pre, outputs_PD = network(rows_PD, expert)
         outputs_RD = _put(outputs_RD, outputs_PD.astype(dtype), at)
         if keep:
             kept = tuple(_put(held, new, at) for held, new in zip(kept, pre, strict=True))
         return outputs_RD, kept
 
-    kept = tuple(jnp.zeros((num_rows, down.shape[1]), dtype) for _ in weights) if keep else ()
+    kept = tuple(jnp.zeros((num_rows, down[0].shape[0]), dtype) for _ in weights) if keep else ()
     start = (jnp.zeros((num_rows, tokens.shape[1]), dtype), kept)
     outputs_RD, kept = _for_each_block(plan, body, start)
     outputs_SD = _take(outputs_RD, plan.rows.row_of_slot)

@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from core_jax.arrays import Array, Bool, Int, PyTree
+from core_jax.arrays import Array, Bool, Int, PyTree, Shaped
 from rec_jax.semantic_ids.prefix_index import PrefixIndex
 
 NOWHERE = 2**31 - 1
@@ -55,7 +55,11 @@ class Children:
     codes: PyTree
     """Int32 [B, K, W]: codes that the edges add; None at the root."""
     legal: PyTree
-    """Bool [B, K, W]: True at candidates that are children and can be completed."""
+    """Bool [B, K, W], at the root [B, 1, W]: True at candidates that are children and can be
+    completed, `closed` ones aside."""
+    closed: PyTree
+    """Int32 [B, K, M]: candidates that are not legal for one beam, W for none; None but at the
+    root. Writing the few of them costs less than a mask of all codes of every beam."""
 
 
 def build_exclusion(index: PrefixIndex, excluded_items: Int[Array, "B N"]) -> Exclusion:
@@ -137,9 +141,9 @@ def legal_children(
     legal_BKW &= ~_in_window(exclusion.used_up[level - 1], windows_BK, width)
     used_up_BKM = _used_up_by_session(index, exclusion, level, session_edges)
     offset_BKM = jnp.where(used_up_BKM, session_edges - windows_BK[..., None], -1)
-    legal_BKW = _without(legal_BKW, offset_BKM)
+    legal_BKW = put_at(legal_BKW, jnp.where(offset_BKM < 0, width, offset_BKM), False)
     codes_BKW = _windows_of(index.codes[level], windows_BK, width)
-    return Children(windows=windows_BK, codes=codes_BKW, legal=legal_BKW)
+    return Children(windows=windows_BK, codes=codes_BKW, legal=legal_BKW, closed=None)
 
 
 def chosen_edges(
@@ -171,28 +175,26 @@ def _first_codes(
     index: PrefixIndex, exclusion: Exclusion, session_edges: Int[Array, "B K M"]
 ) -> Children:
     """`legal_children` at the root."""
-    num_codes = index.level_sizes[0]
     codes_BKM = index.codes[0].at[session_edges].get(mode="clip")
     left_BKM = jax.vmap(lambda left_C, codes_KM: left_C[codes_KM])(exclusion.root_left, codes_BKM)
     used_up_BKM = _times_in_session(session_edges) >= left_BKM
-    codes_BKM = jnp.where((session_edges >= 0) & used_up_BKM, codes_BKM, -1)
+    closed_BKM = jnp.where((session_edges >= 0) & used_up_BKM, codes_BKM, index.level_sizes[0])
     open_B1C = (exclusion.root_left > 0)[:, None]
-    open_BKC = jnp.broadcast_to(open_B1C, (*session_edges.shape[:2], num_codes))
-    return Children(windows=None, codes=None, legal=_without(open_BKC, codes_BKM))
+    return Children(windows=None, codes=None, legal=open_B1C, closed=closed_BKM)
 
 
-def _without(legal: Bool[Array, "B K W"], places: Int[Array, "B K M"]) -> Bool[Array, "B K W"]:
-    """Sets each beam's given places to False; places outside 0..W-1 mean none.
+def put_at(
+    values: Shaped[Array, "B K W"], places: Int[Array, "B K M"], value: float | bool
+) -> Shaped[Array, "B K W"]:
+    """Writes a value to each beam's given places; place W means none.
 
     A few writes per beam: compared with every candidate, XLA works out the places anew for each.
     """
-    width = legal.shape[-1]
-    places_BKM = jnp.where(places < 0, width, places)
 
-    def close(legal_W: Array, places_M: Array) -> Array:
-        return legal_W.at[places_M].set(False, mode="drop")
+    def put(values_W: Array, places_M: Array) -> Array:
+        return values_W.at[places_M].set(value, mode="drop")
 
-    return jax.vmap(jax.vmap(close))(legal, places_BKM)
+    return jax.vmap(jax.vmap(put))(values, places)
 
 
 def items_of_leaves(

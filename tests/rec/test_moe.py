@@ -11,7 +11,7 @@ import pytest
 from core_jax.errors import ConfigError
 from core_jax.nn.feed_forward import Activation
 from rec_jax.moe.dispatch import choose_block_sizes, plan_blocks, plan_capacity
-from rec_jax.moe.layer import SparseMoe
+from rec_jax.moe.layer import SparseMoe, experts_apart
 from rec_jax.moe.router import Balance, GateNormalisation, MoeBackend, MoeConfig, route
 
 NUM_EXPERTS, CHOICES, WIDTH, HIDDEN = 7, 3, 11, 13
@@ -86,6 +86,25 @@ def test_sparse_backends_equal_the_dense_reference(backend, activation):
     sparse = SparseMoe(dataclasses.replace(config, backend=backend))
     got = value_and_gradients(sparse, params, x, cotangent, some_masked())
     assert_close(got, expected, 2e-6)
+
+
+@pytest.mark.parametrize("activation", [Activation.RELU, Activation.SWIGLU], ids=lambda a: a.value)
+def test_experts_apart_are_the_same_experts(activation):
+    config = dataclasses.replace(BASE, activation=activation)
+    layer, params, x, _ = make(config)
+    apart = experts_apart(config, params, "cpu")
+    assert len(apart["experts"]["down"]) == NUM_EXPERTS
+    x, mask = jnp.asarray(x), jnp.asarray(some_masked())
+    apply = jax.jit(lambda params: layer.apply({"params": params}, x, mask))
+    for left, right in zip(*map(jax.tree.leaves, (apply(params), apply(apart))), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6)
+
+
+def test_experts_stay_together_for_the_other_backends():
+    _, params, _, _ = make(BASE)
+    assert experts_apart(BASE, params, "tpu") is params
+    dense = dataclasses.replace(BASE, backend=MoeBackend.DENSE)
+    assert experts_apart(dense, params, "cpu") is params
 
 
 def test_the_dense_reference_is_the_papers_sum():

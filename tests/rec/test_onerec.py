@@ -5,6 +5,7 @@ Sizes are distinct primes, so that a transposed dimension cannot go unnoticed.
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from core_jax.nn.stack import Remat
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
+from rec_jax.model.decoder_cache import MAX_LENGTHS, follow, init_cache
 from rec_jax.model.embeddings import BOS, item_tokens, num_parameters
+from rec_jax.moe.router import MoeBackend
 from rec_jax.objectives import next_token_loss
 
 CONFIG = OneRecConfig(
@@ -109,12 +112,13 @@ def test_cached_decoding_equals_the_full_forward_pass():
     )
     encoded = onerec.encode(CONFIG, params, batch.history_codes, batch.history_mask)
     roles = CONFIG.num_levels + 1
+    decode = jax.jit(partial(onerec.decode, CONFIG))
     for width in (1, 2, tokens.shape[-1]):
-        cache = onerec.init_cache(CONFIG, BATCH, 2)
+        cache = init_cache(CONFIG, BATCH, 2)
         hidden = []
         for start in range(0, tokens.shape[-1], width):
             part = tokens[:, :, start : start + width]
-            states, cache = onerec.decode(CONFIG, params, encoded, cache, part, start)
+            states, cache = decode(params, encoded, cache, part, jnp.int32(start))
             hidden.append(states)
         states = jnp.concatenate(hidden, axis=2).reshape(
             BATCH, 2, CONFIG.session_items, roles, CONFIG.d_model
@@ -123,6 +127,58 @@ def test_cached_decoding_equals_the_full_forward_pass():
             for level in range(CONFIG.num_levels):
                 logits = onerec.level_logits(CONFIG, params, states[:, beam, :, level], level)
                 np.testing.assert_allclose(logits, expected[beam][level], atol=2e-5)
+
+
+@pytest.mark.parametrize("session_items", [2, MAX_LENGTHS * 2 + 1])
+def test_beams_that_move_between_tokens_keep_what_their_parents_wrote(session_items):
+    """Which beam continues which is drawn anew before every token; the first has but one beam.
+
+    The hidden states of a beam are those of reading the sequence that its ancestors wrote, at once.
+    More items than `MAX_LENGTHS` share lengths of attention.
+    """
+    config = dataclasses.replace(CONFIG, session_items=session_items)
+    params, batch = _params(config), _batch(config)
+    params = onerec.for_many_steps(config, params, None)
+    encoded = onerec.encode(config, params, batch.history_codes, batch.history_mask)
+    rng, num_places = np.random.default_rng(4), 3
+    decode = jax.jit(partial(onerec.decode, config))
+    cache = init_cache(config, BATCH, num_places)
+    assert len(cache.lengths) <= MAX_LENGTHS
+    written = np.zeros((BATCH, num_places, 0), np.int32)
+    for position in range(config.decoder_tokens):
+        shape = (BATCH, 1 if position == 0 else num_places)
+        parents = rng.integers(0, written.shape[1], shape)
+        cache = follow(cache, jnp.asarray(parents, jnp.int32))
+        tokens = rng.integers(2, 2 + sum(config.level_sizes), (*shape, 1)).astype(np.int32)
+        written = np.take_along_axis(written, parents[..., None], axis=1)
+        written = np.concatenate([written, tokens], axis=-1)
+        states, cache = decode(params, encoded, cache, jnp.asarray(tokens), jnp.int32(position))
+    at_once = init_cache(config, BATCH, num_places)
+    expected, _ = decode(params, encoded, at_once, jnp.asarray(written), jnp.int32(0))
+    np.testing.assert_allclose(states[:, :, 0], expected[:, :, -1], atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("backend", [MoeBackend.BLOCK, MoeBackend.DENSE])
+def test_parameters_for_many_steps_give_the_same_scores(tied, backend):
+    config = dataclasses.replace(CONFIG, tie_embeddings=tied, moe_backend=backend)
+    params, batch = _params(config), _batch(config)
+    apart = onerec.for_many_steps(config, params, None)
+    assert onerec.for_many_steps(config, apart, None) is apart
+    tokens = item_tokens(config, batch.target_codes, BOS).reshape(BATCH, 1, -1)
+
+    @jax.jit
+    def scores(params):
+        encoded = onerec.encode(config, params, batch.history_codes, batch.history_mask)
+        hidden, _ = onerec.decode(
+            config, params, encoded, init_cache(config, BATCH, 1), tokens, jnp.int32(0)
+        )
+        return [
+            onerec.level_logits(config, params, hidden, level) for level in range(config.num_levels)
+        ]
+
+    for left, right in zip(scores(params), scores(apart), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)
 
 
 def test_padding_of_a_history_changes_nothing():

@@ -88,6 +88,17 @@ def free_leaves(codes, leaves, history):
     return [leaf for leaf, items in enumerate(items_of) if not set(items) <= set(history)]
 
 
+def legal_mask(children, num_beams):
+    """True at the legal candidates of every beam: the root lists what is closed for each."""
+    legal = np.asarray(children.legal)
+    legal = np.repeat(legal, num_beams // legal.shape[1], axis=1)
+    for beam_and_place in [] if children.closed is None else np.ndindex(children.closed.shape):
+        code = int(children.closed[beam_and_place])
+        if code < legal.shape[-1]:
+            legal[(*beam_and_place[:2], code)] = False
+    return legal
+
+
 @pytest.mark.parametrize("num_items", [11, 83])
 def test_legal_children_against_a_plain_count(num_items):
     codes = random_codes(num_items, num_items)
@@ -117,7 +128,7 @@ def test_legal_children_against_a_plain_count(num_items):
                 nodes=jnp.asarray(nodes, jnp.int32),
                 session_edges=jnp.asarray(session_edges, jnp.int32),
             )
-            legal = np.asarray(children.legal)
+            legal = legal_mask(children, beams)
             for b, k in np.ndindex(batch, beams):
                 prefix = prefixes[nodes[b, k]]
                 left = [leaves[leaf] for leaf in set(free[b]) - set(used[b, k])]
