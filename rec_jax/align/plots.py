@@ -146,7 +146,7 @@ def plot_sweep(
 
 def _curve(
     axes: Axes,
-    places: Sequence[float],
+    places: Sequence[float] | Sequence[int],
     intervals: Sequence[Interval],
     *,
     colour: str,
