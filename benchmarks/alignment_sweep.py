@@ -32,10 +32,10 @@ from rec_jax.stages.align_report import BASELINE
 
 VALUES: dict[str, tuple[float, ...]] = {
     "beta": (0.03, 0.1, 0.3, 1.0),
-    "preference_weight": (1.0, 3.0, 10.0, 30.0),
+    "preference_weight": (1.0, 10.0, 30.0, 100.0),
     "learning_rate": (1e-4, 3e-4, 1e-3),
     "preference_ratio": (0.01, 0.05, 0.1, 0.25, 1.0),
-    "num_steps": (75, 150, 300, 600),
+    "num_steps": (75, 150, 300),
     "num_beams": (8, 32, 128),
     "num_rounds": (1, 2, 3, 5),
 }

@@ -129,13 +129,13 @@ def demo_tiny() -> PipelineConfig:
 def demo_world() -> PipelineConfig:
     """A simulated short-video world, whose users' true tastes are known, on a CPU.
 
-    The log of 1,000 users; 0.4 million parameters. A few minutes on 2 cores.
+    The log of 3,000 users; 0.4 million parameters. A few minutes on 2 cores.
     """
     config = demo()
     return dataclasses.replace(
         config,
         run_dir="runs/demo_world",
-        log=SimulatorConfig(),
+        log=SimulatorConfig(num_users=3000),
         sessions=dataclasses.replace(
             config.sessions,
             positive=EventRuleConfig(rule=EventRule.WATCH_RATIO, watch_ratio=0.5),
