@@ -9,8 +9,10 @@ import pathlib
 
 from core_jax.config import from_dict
 from core_jax.errors import DataError
+from core_jax.run_folder import stage_folder
 from rec_jax.align.run_config import AlignRunConfig, Folders, folders_of
 from rec_jax.config import PipelineConfig
+from rec_jax.reward.fusion import describe, load_fusion
 from rec_jax.stages import (
     align,
     align_evaluate,
@@ -37,7 +39,9 @@ def run_align(config: AlignRunConfig) -> None:
     if not (run_shared(folders, config) and run_rounds(folders, config)):
         return
     align_report.run(folders, config)
-    print(f"\n{align_report.text(folders)}\n\nReport: {config.run_dir}/report/index.html")
+    fusion = load_fusion(stage_folder(folders.shared, reward.NAME) / "fusion.json")
+    print(f"\n{align_report.text(folders)}\n\nReward model\n{describe(fusion)}")
+    print(f"\nReport: {config.run_dir}/report/index.html")
 
 
 def resolved(config: AlignRunConfig) -> AlignRunConfig:

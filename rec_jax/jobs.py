@@ -87,7 +87,7 @@ JOBS: dict[str, Job] = {
     "rec.align": Job(
         run_align,
         ALIGN_PRESETS,
-        "Preference alignment in rounds: judges, candidates, training, report (--from RUN).",
+        "Preference alignment in rounds, before three judges (--from RUN).",
         may_change=("evaluate.bootstrap_samples", "evaluate.confidence", "evaluate.best_of"),
     ),
     "rec.alignment_table": Job(

@@ -4,12 +4,14 @@ Dimension key: U users, K sessions of a user, M session items.
 """
 
 import dataclasses
+import json
 import pathlib
 from typing import Annotated
 
 import numpy as np
 import tyro
 
+from core_jax.config import to_dict
 from core_jax.errors import ConfigError, DataError, nearest_name
 from core_jax.mesh import MeshConfig, make_mesh
 from rec_jax.ab_test import ab_test, describe_ab_test
@@ -56,6 +58,8 @@ class AbTestConfig:
     2, RUN alone the last one."""
     b: Annotated[str, tyro.conf.Positional] = "runs/align_demo"
     """Policy B, likewise. At least one of the two is a run in a simulated world."""
+    run_dir: str = "runs/ab_test"
+    """Folder that gets the result as ab_test.txt and ab_test.json."""
     num_users: int = 500
     """Test users that both serve."""
     num_beams: int = 32
@@ -119,7 +123,13 @@ def run_ab_test(config: AbTestConfig) -> None:
         confidence=config.confidence,
         bootstrap_samples=config.bootstrap_samples,
     )
-    print(describe_ab_test(result, name_a=config.a, name_b=config.b))
+    text = describe_ab_test(result, name_a=config.a, name_b=config.b)
+    folder = pathlib.Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ab_test.txt").write_text(text + "\n", encoding="utf-8")
+    about = {"policies": [config.a, config.b], "result": to_dict(result)}
+    (folder / "ab_test.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print(text)
 
 
 def _policy(

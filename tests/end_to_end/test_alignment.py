@@ -179,13 +179,16 @@ def test_recommendations_are_reranked_by_the_reward_model(run, capsys):
     assert "has no round 7; it has the models of rounds 0, 1, 2" in capsys.readouterr().err
 
 
-def test_an_ab_test_in_the_world_says_who_wins(run, capsys):
-    options = ["--num-replications", "3", "--num-beams", "4", "--bootstrap-samples", "50"]
+def test_an_ab_test_in_the_world_says_who_wins(run, tmp_path, capsys):
+    options = ["--run-dir", str(tmp_path), "--num-replications", "3", "--num-beams", "4", "--bootstrap-samples", "50"]
     assert main(JOBS, ["rec.ab_test", "random", "oracle", *options], program="test") == 1
     assert "neither is a run" in capsys.readouterr().err
     command = ["rec.ab_test", f"{run.run_dir}:round_0", run.run_dir, *options]
     assert main(JOBS, command, program="test") == 0
-    assert "watch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "watch" in printed and (tmp_path / "ab_test.txt").read_text() in printed
+    about = json.loads((tmp_path / "ab_test.json").read_text())
+    assert about["policies"] == command[1:3] and about["result"]["num_replications"] == 3
     assert main(JOBS, ["rec.ab_test", "popularty", run.run_dir, *options], program="test") == 1
     assert "popularity" in capsys.readouterr().err
     wrong = ["rec.ab_test", "oracle", f"{run.run_dir}:round_9", *options]

@@ -11,6 +11,9 @@ from core_jax.config import fingerprint, from_dict, to_dict
 from core_jax.errors import ConfigError
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.sharding import match_rules
+from rec_jax.align.run_config import AlignRunConfig
+from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
+from rec_jax.alignment_table import AlignmentTableConfig
 from rec_jax.config import PipelineConfig
 from rec_jax.model import onerec
 from rec_jax.model.embeddings import num_parameters
@@ -89,3 +92,28 @@ def test_parts_that_contradict_each_other_are_errors():
         dataclasses.replace(config, model=dataclasses.replace(config.model, session_items=3))
     with pytest.raises(ConfigError, match=r"model.history_items is 21, but sessions.history_items"):
         dataclasses.replace(config, model=dataclasses.replace(config.model, history_items=21))
+
+
+@pytest.mark.parametrize("name", ALIGN_PRESETS)
+def test_an_alignment_preset_survives_json(name):
+    config = ALIGN_PRESETS[name]()
+    assert from_dict(AlignRunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("name", TABLE_PRESETS)
+def test_a_table_preset_survives_json(name):
+    config = TABLE_PRESETS[name]()
+    assert from_dict(AlignmentTableConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_the_table_has_the_papers_methods_and_its_successors():
+    """Table 1 of the paper, and ECPO and GBPO of the two reports after it; IPA is DPO in rounds."""
+    config = TABLE_PRESETS["demo"]()
+    values = {method.value for method in config.methods}
+    assert values == {
+        *("dpo", "ipo", "conservative", "rdpo", "cpo", "simpo", "sdpo"),
+        *("ecpo", "gbpo"),
+    }
+    assert config.template.align.num_rounds > 1 and len(config.seeds) >= 3
+    assert config.template.evaluate.num_users == 500
+    assert config.template.evaluate.num_beams == 32
