@@ -18,11 +18,10 @@ import jax
 
 from core_jax.config import fingerprint, to_dict
 from launch import runtime
-from rec_jax.align.methods import Method
+from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.plots import plot_sweep
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
-from rec_jax.align.tuned import tuned
 from rec_jax.align_presets import demo
 from rec_jax.alignment import run_base, run_rounds, run_shared
 from rec_jax.alignment_table import seeded
@@ -58,7 +57,8 @@ def main() -> None:
     root = pathlib.Path(arguments.run_dir) / f"seed_{arguments.seed}"
     base = os.fspath(root / "base")
     config = seeded(demo(), arguments.seed, base)
-    align = dataclasses.replace(config.align, method=tuned(Method(arguments.method)), num_rounds=1)
+    method = MethodConfig(method=Method(arguments.method))
+    align = dataclasses.replace(config.align, method=method, num_rounds=1)
     config = dataclasses.replace(config, align=align)
     shared = Folders(base=base, shared=base, first=base, run=base)
     assert run_base(shared, config) and run_shared(shared, config)

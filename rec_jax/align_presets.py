@@ -10,9 +10,8 @@ import dataclasses
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig, Schedule
 from rec_jax.align.config import AlignConfig, CandidatesConfig, GroupsConfig
-from rec_jax.align.methods import Method
+from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
-from rec_jax.align.tuned import tuned
 from rec_jax.alignment_table import AlignmentTableConfig
 from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
@@ -55,10 +54,9 @@ def demo() -> AlignRunConfig:
         reward=training_judge(_for_watch_time(short_video())),
         judge=held_out_judge(_for_watch_time(short_video())),
         align=AlignConfig(
-            method=tuned(Method.DPO),
+            method=MethodConfig(method=Method.DPO),
             num_rounds=3,
             preference_ratio=0.25,
-            preference_weight=30.0,
             candidates=CandidatesConfig(num_beams=32, batch_size=64, part_size=512),
             groups=GroupsConfig(),
             batch_size=64,

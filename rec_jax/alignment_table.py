@@ -21,12 +21,12 @@ import numpy as np
 
 from core_jax.config import to_dict
 from core_jax.errors import ConfigError
-from rec_jax.align.methods import Method
+from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.plots import plot_methods
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
-from rec_jax.align.tuned import TITLES, tuned
+from rec_jax.align.tuned import TITLES
 from rec_jax.alignment import run_base, run_rounds, run_shared
 from rec_jax.data.simulator.config import SimulatorConfig
 from rec_jax.evaluation_tables import Table, to_markdown, to_text
@@ -46,7 +46,7 @@ class AlignmentTableConfig:
     run_dir: str
     """Folder of the table."""
     template: AlignRunConfig
-    """What every cell shares; its method is replaced by each method's tuned settings, its seeds by
+    """What every cell shares; its method and weight are replaced by each method's own, its seeds by
     each seed, and `align.num_rounds` is T of IPA."""
     methods: tuple[Method, ...]
     """Methods of one round; DPO, which is the first round of IPA, is always there."""
@@ -112,7 +112,11 @@ def _cells(config: AlignmentTableConfig, seed: int) -> list[_Cell]:
     def cell(name: str, folder: str, method: Method, rounds: int, steps: int) -> _Cell:
         loop = dataclasses.replace(template.align.loop, num_steps=steps)
         align = dataclasses.replace(
-            template.align, method=tuned(method), num_rounds=rounds, loop=loop
+            template.align,
+            method=MethodConfig(method=method),
+            preference_weight=None,
+            num_rounds=rounds,
+            loop=loop,
         )
         base, run = os.fspath(root / "base"), os.fspath(root / folder)
         first = base if steps == template.align.loop.num_steps else run

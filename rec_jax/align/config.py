@@ -10,6 +10,7 @@ from core_jax.errors import ConfigError
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig
 from rec_jax.align.methods import MethodConfig
+from rec_jax.align.tuned import DEFAULT_WEIGHT
 from rec_jax.data.augment import AugmentConfig
 from rec_jax.session_decoding import MAX_BEAMS
 
@@ -93,8 +94,9 @@ class AlignConfig:
     """T: how often the aligned model becomes generator, reference and start of the next round."""
     preference_ratio: float = 0.01
     """r_DPO: share of the training samples that carry the preference loss (1 % in the paper)."""
-    preference_weight: float = 1.0
-    """lambda: weight of the preference loss; every sample carries the next-token loss."""
+    preference_weight: float | None = None
+    """lambda: weight of the preference loss; every sample carries the next-token loss. None: what
+    the demo's sweep chose for the method."""
     candidates: CandidatesConfig = CandidatesConfig()
     """The candidates of a round."""
     groups: GroupsConfig = GroupsConfig()
@@ -121,9 +123,9 @@ class AlignConfig:
                 f"align.preference_ratio is {self.preference_ratio}; it must lie above 0 (no "
                 "preferences would be plain pre-training) and be at most 1"
             )
-        if not self.preference_weight > 0:
+        if self.preference_weight is not None and not self.preference_weight > 0:
             raise ConfigError(
-                f"align.preference_weight is {self.preference_weight}; it must be above 0"
+                f"align.preference_weight is {self.preference_weight}; it must be above 0, or None"
             )
         if self.batch_size < 1 or self.num_microbatches < 1:
             raise ConfigError(
@@ -136,6 +138,13 @@ class AlignConfig:
                 f"({self.loop.num_steps} steps of {self.batch_size}) selects nobody; set it to at "
                 f"least {1 / self.num_samples:.2g}, or train on more samples"
             )
+
+    @property
+    def effective_weight(self) -> float:
+        """The weight in force: lambda."""
+        if self.preference_weight is None:
+            return DEFAULT_WEIGHT[self.method.method]
+        return self.preference_weight
 
     @property
     def num_samples(self) -> int:

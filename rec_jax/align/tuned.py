@@ -1,9 +1,9 @@
-"""Settings of every preference method that the demo's sweep chose; see `docs/alignment.md`.
+"""What the demo's sweep chose for every preference method; see `docs/alignment.md`.
 
 Dimension key: none.
 """
 
-from rec_jax.align.methods import Method, MethodConfig
+from rec_jax.align.methods import Method
 
 TITLES = {
     Method.DPO: "DPO",
@@ -22,7 +22,20 @@ TITLES = {
 }
 """Names of the methods in tables. Conservative DPO is what the paper's Table 1 calls cDPO."""
 
-
-def tuned(method: Method) -> MethodConfig:
-    """A method with the settings that the demo's sweep chose for it."""
-    return MethodConfig(method=method)
+DEFAULT_WEIGHT = {
+    Method.DPO: 30.0,
+    Method.IPO: 0.15,
+    Method.IPO_TOKEN_MEAN: 0.15,
+    Method.CONSERVATIVE: 30.0,
+    Method.RDPO: 30.0,
+    Method.CPO: 10.0,
+    Method.SIMPO: 30.0,
+    Method.SDPO: 3.0,
+    Method.HINGE: 30.0,
+    Method.RPO: 10.0,
+    Method.DPOP: 10.0,
+    Method.ECPO: 30.0,
+    Method.GBPO: 30.0,
+}
+"""lambda of each method where the configuration names none. The losses' slopes at the reference
+differ by two orders of magnitude (IPO: 1 / tau; DPO: beta / 2), so no value fits all."""

@@ -54,7 +54,8 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
 
 def _parts(folders: Folders, config: AlignRunConfig, number: int) -> dict[str, Any]:
     """What the result of a round's training depends on."""
-    align = to_dict(config.align)
+    weight = {"preference_weight": config.align.effective_weight}
+    align = to_dict(config.align) | weight
     for name in ("num_rounds", "candidates", "groups"):
         del align[name]
     return {
@@ -85,7 +86,7 @@ def _train(
     )
     state = dataclasses.replace(state, params=params)
     train_step = make_train_step(
-        functools.partial(align_loss, model, settings.method, settings.preference_weight, mesh),
+        functools.partial(align_loss, model, settings.method, settings.effective_weight, mesh),
         optimizer,
         mesh=mesh,
         state_shardings=shardings,

@@ -275,7 +275,7 @@ def _facts(folders: Folders, config: AlignRunConfig) -> dict[str, str]:
         "Method": f"{align.method.method.value}, {align.num_rounds} rounds of "
         f"{align.loop.num_steps} steps of {align.batch_size}",
         "Preferences": f"{align.preference_ratio:.0%} of the samples, weight "
-        f"{align.preference_weight:g}, best and worst of {align.candidates.num_beams}",
+        f"{align.effective_weight:g}, best and worst of {align.candidates.num_beams}",
     }
     seconds = {}
     for number in range(1, align.num_rounds + 1):

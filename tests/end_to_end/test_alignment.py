@@ -13,13 +13,16 @@ from core_jax.mesh import make_mesh
 from launch.cli import main
 from rec_jax.align.run_config import AlignRunConfig, folders_of
 from rec_jax.alignment import resolved, run_align
+from rec_jax.data.sessions import SessionData
 from rec_jax.jobs import JOBS
 from rec_jax.stages import (
+    align,
     align_evaluate,
     align_report,
     candidates,
     generators,
     groups,
+    prepare,
     pretrain,
     reward,
 )
@@ -59,10 +62,11 @@ def test_the_page_shows_rounds_judges_and_sessions_before_and_after(run):
 
 
 def test_a_round_starts_from_the_model_of_the_round_before(run):
-    """Loss at the first steps of round 2 is that of M_1 before its candidates: log 2 for DPO."""
+    """A few small steps away from it, and at first policy and reference agree: log 2 for DPO."""
     for number in (1, 2):
         rows = read_rows(_stage(run, generators.train_stage(number)))
-        assert [row["step"] for row in rows] == [2, 4, 6]
+        assert [row["step"] for row in rows] == [2, 3, 4, 6]
+        np.testing.assert_allclose(rows[0]["preference_loss"], np.log(2), atol=0.05)
     folders, mesh = folders_of(run), make_mesh(run.pipeline.mesh)
     first, second, third = (generators.load(folders, number, mesh)[1] for number in range(3))
     flat = [
@@ -134,9 +138,7 @@ def test_a_start_that_is_no_run_is_named(tmp_path, capsys):
 
 def test_another_method_in_the_same_round_is_an_error_that_names_it(run):
     other = dataclasses.replace(run, align=dataclasses.replace(run.align, preference_weight=0.25))
-    from rec_jax.stages import align
-
-    with pytest.raises(ConfigError, match=r"preference_weight: 1\.0 -> 0\.25.*--run-dir"):
+    with pytest.raises(ConfigError, match=r"preference_weight: 30\.0 -> 0\.25.*--run-dir"):
         align.run(folders_of(run), other, 1)
 
 
@@ -180,7 +182,16 @@ def test_recommendations_are_reranked_by_the_reward_model(run, capsys):
 
 
 def test_an_ab_test_in_the_world_says_who_wins(run, tmp_path, capsys):
-    options = ["--run-dir", str(tmp_path), "--num-replications", "3", "--num-beams", "4", "--bootstrap-samples", "50"]
+    options = [
+        "--run-dir",
+        str(tmp_path),
+        "--num-replications",
+        "3",
+        "--num-beams",
+        "4",
+        "--bootstrap-samples",
+        "50",
+    ]
     assert main(JOBS, ["rec.ab_test", "random", "oracle", *options], program="test") == 1
     assert "neither is a run" in capsys.readouterr().err
     command = ["rec.ab_test", f"{run.run_dir}:round_0", run.run_dir, *options]
@@ -204,7 +215,5 @@ def test_the_judges_are_not_the_same(run):
     assert ours.config.architecture is not theirs.config.architecture
 
 
-def _data(config: AlignRunConfig):
-    from rec_jax.stages import prepare
-
+def _data(config: AlignRunConfig) -> SessionData:
     return prepare.load(config.run_dir)[1]
