@@ -13,9 +13,9 @@ from rec_jax.plots import BLUE, GREEN, GREY, ORANGE, new_figure
 from rec_jax.ranking_metrics import Interval
 
 _PANELS = {
-    "reward": ("reward model (chose the pairs)", BLUE, "o"),
+    "reward": ("reward model", BLUE, "o"),
     "judge": ("held-out judge", ORANGE, "s"),
-    "truth": ("true watch time, seconds", GREEN, "D"),
+    "truth": ("truth, seconds", GREEN, "D"),
 }
 
 
@@ -23,7 +23,6 @@ def plot_rounds(
     path: str | os.PathLike[str],
     rounds: Sequence[PolicySummary],
     *,
-    references: Mapping[str, PolicySummary],
     title: str = "The most probable session, round by round",
 ) -> None:
     """Draws the value of M_0, M_1, ... under every judge, one panel each.
@@ -31,7 +30,6 @@ def plot_rounds(
     Args:
       path: where the PNG goes.
       rounds: summaries of M_0 to M_T.
-      references: policies drawn as level lines, by name.
       title: heading of the figure.
     """
     judges = [judge for judge in _PANELS if judge in rounds[0].measures]
@@ -43,10 +41,6 @@ def plot_rounds(
             name, colour, marker = _PANELS[judge]
             intervals = [summary.measures[judge] for summary in rounds]
             _curve(axes, list(range(len(rounds))), intervals, colour=colour, marker=marker)
-            for label, summary in references.items():
-                level = summary.measures[judge].mean
-                axes.axhline(level, color=GREY, ls="--", lw=1)
-                axes.text(0, level, label, color=GREY, size=9, va="bottom")
             axes.set_title(name, size=11)
             axes.set_xlabel("round")
             axes.set_xticks(range(len(rounds)))

@@ -25,8 +25,6 @@ from rec_jax.semantic_ids.prefix_index import build_prefix_index
 from rec_jax.session_decoding import BeamConfig
 from rec_jax.stages import generators, prepare, reward, tokenize
 
-REFERENCES = ("random", "popularity", "oracle")
-"""Names of the policies that no model makes."""
 _LOGGER = logging.getLogger(__name__)
 
 

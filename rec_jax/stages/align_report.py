@@ -247,8 +247,7 @@ def _plots(
         by_name[BASELINE],
         *(by_name[f"{BASELINE} after round {t}"] for t in range(1, config.align.num_rounds + 1)),
     ]
-    shown = {name: by_name[name] for name in align_evaluate.REFERENCES if name in by_name}
-    plot_rounds(folder / "rounds.png", rounds, references=shown)
+    plot_rounds(folder / "rounds.png", rounds)
     plot_best_of(
         folder / "best_of.png", [by_name[BASELINE], by_name[last]], numbers=config.evaluate.best_of
     )
