@@ -24,16 +24,16 @@ TITLES = {
 
 DEFAULT_WEIGHT = {
     Method.DPO: 30.0,
-    Method.IPO: 0.15,
-    Method.IPO_TOKEN_MEAN: 0.15,
+    Method.IPO: 0.5,
+    Method.IPO_TOKEN_MEAN: 0.5,
     Method.CONSERVATIVE: 30.0,
     Method.RDPO: 30.0,
-    Method.CPO: 10.0,
-    Method.SIMPO: 30.0,
-    Method.SDPO: 3.0,
+    Method.CPO: 30.0,
+    Method.SIMPO: 10.0,
+    Method.SDPO: 10.0,
     Method.HINGE: 30.0,
-    Method.RPO: 10.0,
-    Method.DPOP: 10.0,
+    Method.RPO: 30.0,
+    Method.DPOP: 30.0,
     Method.ECPO: 30.0,
     Method.GBPO: 30.0,
 }
