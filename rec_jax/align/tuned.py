@@ -34,8 +34,8 @@ DEFAULT_WEIGHT = {
     Method.HINGE: 30.0,
     Method.RPO: 30.0,
     Method.DPOP: 30.0,
-    Method.ECPO: 30.0,
-    Method.GBPO: 30.0,
+    Method.ECPO: 100.0,
+    Method.GBPO: 10.0,
 }
 """lambda of each method where the configuration names none. The losses' slopes at the reference
 differ by two orders of magnitude (IPO: 1 / tau; DPO: beta / 2), so no value fits all."""
