@@ -136,6 +136,8 @@ def plot_sweep(
                 axes.set_title(name, size=10)
                 axes.set_xlabel(setting)
                 axes.set_xscale("log")
+                axes.set_xticks(list(values), [f"{value:g}" for value in values], size=9)
+                axes.minorticks_off()
 
 
 def _curve(

@@ -15,6 +15,8 @@ from rec_jax.reward.config import (
     TargetKind,
 )
 
+LIKED_RATING = 4.0
+"""Least rating that counts as liked, as in the MovieLens demo."""
 _NO_DECAY = (r"norm/scale$", r"bias$", r"positions$", r"recency$", r"places$")
 
 
@@ -61,6 +63,22 @@ def kuairand_like_hate() -> RewardConfig:
             TargetConfig(name="swt", kind=TargetKind.WATCH_TIME_PERCENTILE),
             TargetConfig(name="ltr", kind=TargetKind.SHARE, column="like"),
             TargetConfig(name="lvtr", kind=TargetKind.SHARE, column="long_view"),
+        ),
+    )
+
+
+def ratings() -> RewardConfig:
+    """Heads for a log of ratings from 1 to 5, such as MovieLens: mean rating, share liked.
+
+    A log of ratings has no watch time, view or follow, so there is no such head.
+    """
+    return dataclasses.replace(
+        short_video(),
+        targets=(
+            TargetConfig(name="rating", kind=TargetKind.MEAN, column="rating", low=1.0, high=5.0),
+            TargetConfig(
+                name="liked", kind=TargetKind.SHARE, column="rating", threshold=LIKED_RATING
+            ),
         ),
     )
 
