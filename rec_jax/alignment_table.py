@@ -22,6 +22,7 @@ import numpy as np
 from core_jax.config import to_dict
 from core_jax.errors import ConfigError
 from rec_jax.align.methods import Method, MethodConfig
+from rec_jax.align.panel import REFERENCES
 from rec_jax.align.plots import plot_methods
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
@@ -176,7 +177,8 @@ def _write(config: AlignmentTableConfig, folder: pathlib.Path) -> pathlib.Path:
     (folder / "table.md").write_text(markdown + "\n", encoding="utf-8")
     _write_csv(folder / "table.csv", summaries)
     (folder / "summaries.json").write_text(json.dumps(to_dict({s.name: s for s in summaries})))
-    plot_methods(folder / "methods.png", summaries, baseline=BASELINE)
+    models = [summary for summary in summaries if summary.name not in REFERENCES]
+    plot_methods(folder / "methods.png", models, baseline=BASELINE)
     inputs = ReportInputs(
         title="Preference methods side by side",
         summary={

@@ -15,7 +15,7 @@ from core_jax.config import to_dict
 from core_jax.errors import ConfigError, DataError, nearest_name
 from core_jax.mesh import MeshConfig, make_mesh
 from rec_jax.ab_test import ab_test, describe_ab_test
-from rec_jax.align.panel import Moments, choose_moments, world_references
+from rec_jax.align.panel import REFERENCES, Moments, choose_moments, world_references
 from rec_jax.align.run_config import Folders
 from rec_jax.data.interactions import describe, write_log
 from rec_jax.data.sessions import SessionData
@@ -34,9 +34,6 @@ from rec_jax.generate import generate_sessions
 from rec_jax.semantic_ids.prefix_index import build_prefix_index
 from rec_jax.session_decoding import BeamConfig
 from rec_jax.stages import generators, prepare, tokenize
-
-REFERENCES = ("random", "popularity", "oracle")
-"""Policies that no run made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

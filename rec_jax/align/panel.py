@@ -18,6 +18,8 @@ from rec_jax.data.simulator.world import World, item_numbers, sessions_in_world,
 from rec_jax.reward.fusion import fuse
 from rec_jax.reward.score import RewardModel, score_sessions
 
+REFERENCES = ("random", "popularity", "oracle")
+"""Names of the policies that no model makes."""
 _MOMENT_STREAM = 11
 
 
