@@ -1,12 +1,12 @@
 """Runs the short benchmarks one after the other: `python -m benchmarks`.
 
-`benchmarks.movielens` takes most of an hour and is run by its own name.
+`benchmarks.movielens` and `benchmarks.alignment_sweep` take long and are run by their own names.
 """
 
 import subprocess
 import sys
 
-SHORT = ("moe_layer", "beam_search", "constraint", "train_step", "preference_step")
+SHORT = ("moe_layer", "beam_search", "constraint", "train_step", "preference_step", "candidates")
 
 
 def main() -> int:
