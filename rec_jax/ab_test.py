@@ -122,10 +122,11 @@ def ab_test(
 
 def describe_ab_test(result: AbTest, *, name_a: str = "A", name_b: str = "B") -> str:
     """The result as a table: both means, the difference with its interval, and a verdict."""
+    width_a, width_b = (max(14, len(name) + 2) for name in (name_a, name_b))
     lines = [
         f"{result.num_users:,} users, {result.num_requests:,} requests answered "
         f"{result.num_replications} times by both; {result.confidence:.0%} intervals over users",
-        f"{'per session':<15}{name_a:>14}{name_b:>14}   {name_b} - {name_a}",
+        f"{'per session':<15}{name_a:>{width_a}}{name_b:>{width_b}}   {name_b} - {name_a}",
     ]
     rows = {
         "watch time, s": (result.watch_ms, 1000),
@@ -136,7 +137,8 @@ def describe_ab_test(result: AbTest, *, name_a: str = "A", name_b: str = "B") ->
     for name, (comparison, unit) in rows.items():
         low, high = (comparison.difference.low / unit, comparison.difference.high / unit)
         lines.append(
-            f"{name:<15}{comparison.a.mean / unit:>14.4f}{comparison.b.mean / unit:>14.4f}   "
+            f"{name:<15}{comparison.a.mean / unit:>{width_a}.4f}"
+            f"{comparison.b.mean / unit:>{width_b}.4f}   "
             f"{comparison.difference.mean / unit:+.4f} [{low:+.4f}, {high:+.4f}]"
             f"{'' if low <= 0 <= high else '  beyond chance'}"
         )

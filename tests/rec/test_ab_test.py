@@ -103,6 +103,8 @@ def test_the_table():
     assert lines[1].split() == ["per", "session", "random", "oracle", "oracle", "-", "random"]
     assert lines[2].startswith("watch time, s")
     assert lines[2].endswith("beyond chance")
+    long = describe_ab_test(compare(RANDOM, ORACLE), name_a="runs/a:round_0", name_b="runs/a")
+    assert long.splitlines()[1].split()[2:4] == ["runs/a:round_0", "runs/a"]
     same = describe_ab_test(compare(RANDOM, RANDOM)).splitlines()
     assert "+0.0000 [+0.0000, +0.0000]" in same[2]
     assert not same[2].endswith("beyond chance")
