@@ -9,12 +9,12 @@ import dataclasses
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from core_jax.arrays import Array, Int, Key, Params
 from core_jax.errors import ConfigError, DataError
-from core_jax.mesh import BATCH_AXES, batch_sharding, check_batch_divisible
+from core_jax.mesh import batch_sharding, check_batch_divisible
 from rec_jax.beam import beam_search
+from rec_jax.host_batches import batch_rows, run_batches
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.sampling import SamplingConfig, sample
@@ -82,8 +82,7 @@ def generate_sessions(
     if (sampling is None) != (key is None):
         raise ConfigError("sampling and key belong together; give both, or none for beam search")
     num_users = histories.shape[0]
-    num_shards = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    batch_size = min(batch_size, max(1, -(-num_users // num_shards)) * num_shards)
+    batch_size = batch_rows(num_users, batch_size, mesh)
     if mesh is not None:
         check_batch_divisible(batch_size, 1, mesh)
     histories = _widened(histories, model_config.history_items)
@@ -114,17 +113,7 @@ def generate_sessions(
             mesh=mesh,
         )
 
-    done, pending = [], None
-    with tqdm(total=num_users, desc="generate", unit="user", disable=not progress) as bar:
-        for first in range(0, num_users, batch_size):
-            upcoming = dispatch(first)
-            if pending is not None:
-                done.append(jax.device_get(pending))
-                bar.update(batch_size)
-            pending = upcoming
-        if pending is not None:
-            done.append(jax.device_get(pending))
-            bar.update(num_users - bar.n)
+    done = run_batches(dispatch, num_users, batch_size, name="generate", progress=progress)
     return _recommendations(model_config, config, done, num_users)
 
 

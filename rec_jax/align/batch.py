@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from core_jax.arrays import Array, Bool, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
 from core_jax.losses import token_log_probs
-from core_jax.mesh import BATCH_AXES, batch_sharding, check_batch_divisible
+from core_jax.mesh import batch_sharding, check_batch_divisible
 from rec_jax.batch import SessionBatch
+from rec_jax.host_batches import batch_rows
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 
@@ -143,8 +144,7 @@ def group_log_probs(
       ConfigError: the batch does not split over the mesh.
     """
     num_groups = len(histories)
-    shards = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    batch_size = min(batch_size, max(1, -(-num_groups // shards)) * shards)
+    batch_size = batch_rows(num_groups, batch_size, mesh)
     if mesh is not None:
         check_batch_divisible(batch_size, 1, mesh)
     found = []

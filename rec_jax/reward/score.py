@@ -10,11 +10,11 @@ import functools
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from core_jax.arrays import Array, Float, Int, Params
 from core_jax.errors import CheckpointError, ConfigError, DataError
-from core_jax.mesh import BATCH_AXES, batch_sharding, check_batch_divisible, replicated
+from core_jax.mesh import batch_sharding, check_batch_divisible, replicated
+from rec_jax.host_batches import batch_rows, num_batch_shards, run_batches
 from rec_jax.reward import model as network
 from rec_jax.reward.batch import RewardBatch, make_batch
 from rec_jax.reward.config import RewardModelConfig
@@ -104,10 +104,9 @@ def score_sessions(
             f"{config.session_items}; set its model.session_items to {sessions.shape[2]}"
         )
     _check_items(model, histories, sessions)
-    num_shards = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    shards_for_all = max(1, -(-num_users // num_shards))
-    wanted = max(1, -(-(batch_size or model.score_batch) // num_shards))
-    batch_size = min(wanted, shards_for_all) * num_shards
+    num_shards = num_batch_shards(mesh)
+    wanted = max(1, -(-(batch_size or model.score_batch) // num_shards)) * num_shards
+    batch_size = batch_rows(num_users, wanted, mesh)
     if mesh is not None:
         check_batch_divisible(batch_size, 1, mesh)
     missing = max(0, config.history_items - histories.shape[1])
@@ -128,17 +127,7 @@ def score_sessions(
         batch = jax.device_put(batch, None if mesh is None else batch_sharding(mesh))
         return _probabilities(config, model.params, batch, mesh)
 
-    done, pending = [], None
-    with tqdm(total=num_users, desc="reward", unit="user", disable=not progress) as bar:
-        for first in range(0, num_users, batch_size):
-            upcoming = dispatch(first)
-            if pending is not None:
-                done.append(jax.device_get(pending))
-                bar.update(batch_size)
-            pending = upcoming
-        if pending is not None:
-            done.append(jax.device_get(pending))
-            bar.update(num_users - bar.n)
+    done = run_batches(dispatch, num_users, batch_size, name="reward", progress=progress)
     if not done:
         return np.zeros((0, sessions.shape[1], len(model.names)), np.float32)
     return np.concatenate(done)[:num_users]

@@ -27,7 +27,7 @@ HEADS = tuple(
 apply = jax.jit(model.apply, static_argnums=0, static_argnames="mesh")
 
 
-def close(first, second) -> None:
+def assert_close(first, second) -> None:
     np.testing.assert_allclose(first, second, rtol=2e-5, atol=2e-5)
 
 
@@ -60,7 +60,7 @@ def test_what_lies_under_padding_does_not_matter(architecture):
         },
     )
     assert not np.array_equal(batch.session_items, other.session_items)
-    close(apply(config, params, batch), apply(config, params, other))
+    assert_close(apply(config, params, batch), apply(config, params, other))
 
 
 @BOTH
@@ -72,7 +72,7 @@ def test_a_session_padded_further_is_worth_the_same(architecture):
     first, second = (
         apply(config, params, make_batch(CODES, history, session)) for session in (short, long)
     )
-    close(first, second)
+    assert_close(first, second)
 
 
 @BOTH
@@ -84,7 +84,7 @@ def test_a_shorter_history_is_the_padded_one(architecture):
     first, second = (
         apply(config, params, make_batch(CODES, history, session)) for history in (short, long)
     )
-    close(first, second)
+    assert_close(first, second)
 
 
 @BOTH
@@ -114,7 +114,7 @@ def test_sessions_share_the_history_of_their_user(architecture):
             for kind in ("items", "codes", "mask")
         }
         alone = apply(config, params, dataclasses.replace(batch, **fields))
-        close(together[:, place], alone[:, 0])
+        assert_close(together[:, place], alone[:, 0])
 
 
 @BOTH
@@ -181,7 +181,7 @@ def test_item_numbers_can_be_left_out():
     assert set(params["embeddings"]) == {"codes"}
     batch = random_batch()
     other = dataclasses.replace(batch, session_items=(batch.session_items + 1) % NUM_ITEMS)
-    close(apply(config, params, batch), apply(config, params, other))
+    assert_close(apply(config, params, batch), apply(config, params, other))
 
 
 def test_dropout_draws_by_key_alone():
@@ -193,7 +193,7 @@ def test_dropout_draws_by_key_alone():
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
     still = dataclasses.replace(config, dropout=0.0)
-    close(apply(config, params, batch), apply(still, params, batch))
+    assert_close(apply(config, params, batch), apply(still, params, batch))
 
 
 @BOTH
@@ -205,7 +205,7 @@ def test_every_parameter_has_a_sharding_and_the_mesh_changes_nothing(architectur
     sharded = jax.jit(lambda params: apply(config, params, batch, mesh=mesh))(
         jax.device_put(params, shardings)
     )
-    close(sharded, apply(config, params, batch))
+    assert_close(sharded, apply(config, params, batch))
 
 
 def test_what_the_stage_fills_in_must_be_known():
