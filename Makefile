@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PACKAGES = core_jax rec_jax $(wildcard reasoning_jax) launch
+PACKAGES = core_jax rec_jax reasoning_jax launch
 WORKERS ?= 2
 PYTEST_ARGS ?=
 PRESET ?= demo
@@ -18,6 +18,7 @@ IN = $(VENV)/bin
 INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --editable
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+WITHOUT_TASKS = echo "The extra 'tasks' (reasoning-gym) could not be installed, going on without" >&2
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --doctest-modules $(PACKAGES) tests
 
 .PHONY: help demo test test-long lint format notebooks bench clean
@@ -67,9 +68,9 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.main: $(VENV)/.made setup.py requirements.txt
-	$(INSTALL) .
+	$(INSTALL) '.[tasks]' || { $(WITHOUT_TASKS); $(INSTALL) .; }
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made setup.py requirements.txt
-	$(INSTALL) '.[dev]'
+	$(INSTALL) '.[dev,tasks]' || { $(WITHOUT_TASKS); $(INSTALL) '.[dev]'; }
 	@touch $(VENV)/.main $@

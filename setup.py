@@ -19,7 +19,9 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
     # Reference implementations that the parity tests compare with.
-    "parity": ["torch>=2.9,<3", "trl>=1.16,<1.17"],
+    "parity": ["torch>=2.9,<3", "transformers>=5.23,<6", "trl>=1.16,<1.17", "peft>=0.19,<1"],
+    # Procedural tasks; one of its dependencies is compiled on installation (needs a C compiler).
+    "tasks": ["reasoning-gym>=0.1.25,<0.2"],
     "dev": [
         "beartype>=0.23.1,<0.24",
         "import-linter>=2.16,<3",

@@ -18,4 +18,4 @@ def test_import_directions():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kept, 0 broken" in done.stdout
+    assert "6 kept, 0 broken" in done.stdout

@@ -28,7 +28,7 @@ from rec_jax.data.builders.movielens_files import (
     read_table,
     source_digest,
 )
-from rec_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
+from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
 from rec_jax.data.interactions import InteractionLog, clean_log
 
 ROWS_PER_EXAMPLE = 8192

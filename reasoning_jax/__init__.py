@@ -1,0 +1,1 @@
+"""Reasoning track: language models that solve problems, from weights to graded solutions."""

@@ -1,0 +1,1 @@
+"""Problems, few-shot prompts, and trajectories: sampled solutions with their verdicts."""

@@ -1,0 +1,1 @@
+"""TensorFlow Datasets builders of the public problem sets."""

@@ -1,0 +1,1 @@
+"""The decoder language model of the Llama family, as two functions, and LoRA."""

@@ -1,0 +1,1 @@
+"""Sampling engine: prefill, cached decoding, slots that are refilled."""

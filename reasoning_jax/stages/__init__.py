@@ -1,0 +1,1 @@
+"""Stages of the reasoning jobs."""

@@ -1,0 +1,1 @@
+"""Model folders of others, in and out: safetensors, GGUF, PEFT adapters."""
