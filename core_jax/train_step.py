@@ -3,6 +3,7 @@
 Dimension key: G microbatches, B batch.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -18,7 +19,8 @@ from core_jax.train_state import TrainState
 
 Objective = Callable[..., tuple[Ratio, Metrics]]
 """(params, batch, *, key) -> loss and further metrics; `key` is None in evaluation. The loss is
-`total / count`, summed over the examples of the batch: that is what makes microbatches exact."""
+`total / count`, summed over the examples of the batch: that is what makes microbatches exact.
+Where the step is made with `frozen` parameters, they come as one more keyword, `frozen`."""
 
 TrainStep = Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]
 """(state, batch, key) -> next state and metrics; the state passed in is given up."""
@@ -35,6 +37,7 @@ def make_train_step(
     state_shardings: TrainState,
     num_microbatches: int = 1,
     schedule: optax.Schedule | None = None,
+    frozen: Params | None = None,
 ) -> TrainStep:
     r"""Builds the jitted train step.
 
@@ -50,6 +53,8 @@ def make_train_step(
       state_shardings: from `init_state`.
       num_microbatches: sequential parts of a batch; divides memory for activations.
       schedule: learning rate by update number, only to report it.
+      frozen: parameters that the objective reads and nobody trains (a base under adapters), on
+        the mesh already; None where there are none. They are neither saved nor given up.
 
     Returns:
       (state, batch, key) -> (state, metrics). Every leaf of the batch has the leading dimension
@@ -62,11 +67,17 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: PyTree, key: Key[Array, ""]
+        state: TrainState, batch: PyTree, key: Key[Array, ""], frozen: Params | None
     ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         loss, metrics, grads = _accumulate(
-            objective, state.params, batch, step_key, mesh, state_shardings.params, num_microbatches
+            _with_frozen(objective, frozen),
+            state.params,
+            batch,
+            step_key,
+            mesh,
+            state_shardings.params,
+            num_microbatches,
         )
         finite = jnp.isfinite(loss.total / loss.count) & jnp.isfinite(optax.tree.norm(grads))
         added = {"loss": loss, "grad_norm": _single(loss_gradient_norm(grads))}
@@ -77,33 +88,41 @@ def make_train_step(
         metrics["skipped"] = _single((~finite).astype(jnp.float32))
         return _advance(optimizer, state, grads, finite), metrics
 
-    return jax.jit(
+    compiled = jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(state_shardings, batch_sharding(mesh), replicated(mesh), None),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
+    return lambda state, batch, key: compiled(state, batch, key, frozen)
 
 
-def make_eval_step(objective: Objective, *, mesh: Mesh) -> EvalStep:
+def make_eval_step(objective: Objective, *, mesh: Mesh, frozen: Params | None = None) -> EvalStep:
     """Builds the jitted evaluation step.
 
     Args:
       objective: called with `key=None`: no randomness.
       mesh: device mesh.
+      frozen: as in `make_train_step`.
 
     Returns:
       (params, batch) -> the objective's metrics and "loss", replicated. Merge them over batches
       with `core_jax.metrics.merge`.
     """
 
-    def eval_step(params: Params, batch: PyTree) -> Metrics:
-        loss, metrics = objective(params, batch, key=None)
+    def eval_step(params: Params, batch: PyTree, frozen: Params | None) -> Metrics:
+        loss, metrics = _with_frozen(objective, frozen)(params, batch, key=None)
         return _join(metrics, {"loss": loss})
 
-    return jax.jit(
-        eval_step, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    compiled = jax.jit(
+        eval_step, in_shardings=(None, batch_sharding(mesh), None), out_shardings=replicated(mesh)
     )
+    return lambda params, batch: compiled(params, batch, frozen)
+
+
+def _with_frozen(objective: Objective, frozen: Params | None) -> Objective:
+    """The objective with its frozen parameters bound, if there are any."""
+    return objective if frozen is None else functools.partial(objective, frozen=frozen)
 
 
 def _accumulate(
