@@ -1,0 +1,344 @@
+"""One token for every row against a cache: the model as the sampling engine runs it.
+
+Decoding reads every weight for a handful of tokens, so it is bound by how fast matrices times a
+few columns go. Weights are therefore taken apart and turned once per model (`for_decoding`):
+layers apart, so that no step copies a slice of a stack, and output dimensions first with the
+rows of the batch as columns, which is how matrices lie in memory for such products. Adapters must
+be merged first.
+
+Dimension key: B rows of the batch, P prompts, T tokens, N tokens of all prompts (P * T), I rows to
+write, S cache slots, D model, H query heads, K key heads, G queries per key head, X head dimension,
+Y half of it, F hidden, V vocabulary, L layers.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core_jax.arrays import Array, Float, Int, Params, PyTree
+from core_jax.errors import ConfigError
+from core_jax.nn.stack import layers_apart
+from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
+from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
+
+
+class LayerWeights(NamedTuple):
+    """One layer, output dimensions first."""
+
+    attention_norm: Array
+    """[D]"""
+    query: Array
+    """[H, X, D]"""
+    key_value: Array
+    """[2, K, X, D]"""
+    query_bias: Array | None
+    """[H, X], where the model has biases."""
+    key_value_bias: Array | None
+    """[2, K, X], likewise."""
+    out: Array
+    """[D, H, X]"""
+    mlp_norm: Array
+    """[D]"""
+    gate_up: Array
+    """[2, F, D]"""
+    down: Array
+    """[D, F]"""
+
+
+class DecodingWeights(NamedTuple):
+    """A model's weights in the order in which decoding reads them."""
+
+    embed: Array
+    """[V, D], from which a token's row is read."""
+    layers: tuple[LayerWeights, ...]
+    """One entry per layer."""
+    final_norm: Array
+    """[D]"""
+    head: Array
+    """[V, D]; the embedding table itself where embeddings are tied."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KvCache:
+    """Rotated keys and values of the tokens so far: one pair of arrays [B, K, S, X] per layer.
+
+    A row's token at position t lies in slot t. Slots past a row's position hold anything.
+    """
+
+    keys: PyTree
+    """Tuple over layers."""
+    values: PyTree
+    """Tuple over layers."""
+
+    @property
+    def num_slots(self) -> int:
+        """Slots per row, S."""
+        return self.keys[0].shape[2]
+
+
+def for_decoding(config: DecoderConfig, params: Params) -> DecodingWeights:
+    """Takes a model apart for decoding; a second copy of all weights but the table.
+
+    Args:
+      config: the architecture.
+      params: the model's parameters, without adapters.
+
+    Returns:
+      Weights in the compute dtype, norms in float32.
+
+    Raises:
+      ConfigError: adapters are attached.
+    """
+    dtype = config.dtype.dtype
+    if any("lora_a" in linear for linear in params["layers"]["attention"].values()) or any(
+        "lora_a" in linear for linear in params["layers"]["mlp"].values()
+    ):
+        raise ConfigError("decoding takes no attached adapters; merge them into the model first")
+
+    def turned(linear: Params, num_inputs: int = 1) -> Array:
+        """The kernel with its output dimensions first."""
+        kernel = linear["kernel"].astype(dtype)
+        return jnp.moveaxis(kernel, range(num_inputs), range(-num_inputs, 0))
+
+    def one_layer(layer: Params) -> LayerWeights:
+        attention, mlp = layer["attention"], layer["mlp"]
+        bias = key_value_bias = None
+        if config.qkv_bias:
+            bias = attention["query"]["bias"].astype(dtype)
+            both = (attention["key"]["bias"], attention["value"]["bias"])
+            key_value_bias = jnp.stack(both).astype(dtype)
+        return LayerWeights(
+            attention_norm=layer["attention_norm"]["scale"],
+            query=turned(attention["query"]),
+            key_value=jnp.stack([turned(attention["key"]), turned(attention["value"])]),
+            query_bias=bias,
+            key_value_bias=key_value_bias,
+            out=turned(attention["out"], 2),
+            mlp_norm=layer["mlp_norm"]["scale"],
+            gate_up=jnp.stack([turned(mlp["gate"]), turned(mlp["up"])]),
+            down=turned(mlp["down"]),
+        )
+
+    embed = params["embed"]["table"].astype(dtype)
+    head = params["head"]["kernel"].T.astype(dtype) if "head" in params else embed
+    layers = tuple(one_layer(layer) for layer in layers_apart(params["layers"]))
+    final_norm = params["final_norm"]["scale"]
+    return DecodingWeights(embed=embed, layers=layers, final_norm=final_norm, head=head)
+
+
+def empty_cache(config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp.dtype) -> KvCache:
+    """A cache of zeros.
+
+    Args:
+      config: the architecture.
+      num_rows: rows of the batch, B.
+      num_slots: tokens that a row can hold, S.
+      dtype: of keys and values.
+    """
+    shape = (num_rows, config.num_kv_heads, num_slots, config.head_dim)
+    zeros = [jnp.zeros(shape, dtype) for _ in range(2 * config.num_layers)]
+    return KvCache(keys=tuple(zeros[::2]), values=tuple(zeros[1::2]))
+
+
+def grow_cache(cache: KvCache, num_slots: int) -> KvCache:
+    """The same cache with room for `num_slots` tokens per row."""
+    added = num_slots - cache.num_slots
+    return jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, added), (0, 0))), cache)
+
+
+def insert_rows(
+    cache: KvCache,
+    prefilled: KvCache,
+    prompts: Int[Array, "I"],
+    rows: Int[Array, "I"],
+    count: Int[Array, ""],
+) -> KvCache:
+    """Copies prompts into rows of the cache; the other rows stay where they are in memory.
+
+    Args:
+      cache: given up by the caller, if it is to be changed in place.
+      prefilled: keys and values of P prompts, with at most as many slots.
+      prompts: which prompt each written row takes.
+      rows: the rows to write.
+      count: how many entries of `prompts` and `rows` count.
+    """
+
+    def write(index: Array, cache: KvCache) -> KvCache:
+        def place(layer: Array, prefilled_PKTX: Array) -> Array:
+            prompt_1KTX = jax.lax.dynamic_slice_in_dim(prefilled_PKTX, prompts[index], 1)
+            return jax.lax.dynamic_update_slice(layer, prompt_1KTX, (rows[index], 0, 0, 0))
+
+        return jax.tree.map(place, cache, prefilled)
+
+    return jax.lax.fori_loop(0, count, write, cache)
+
+
+def prefill(
+    config: DecoderConfig,
+    weights: DecodingWeights,
+    tokens: Int[Array, "P T"],
+    lengths: Int[Array, "P"],
+    dtype: jnp.dtype,
+) -> tuple[Float[Array, "V P"], KvCache]:
+    """Reads whole prompts.
+
+    Args:
+      config: architecture and compute.
+      weights: from `for_decoding`.
+      tokens: one prompt per row, from its start.
+      lengths: tokens of each prompt, at least 1; what follows is padding.
+      dtype: of the cache.
+
+    Returns:
+      Logits float32 of the token after each prompt, and its keys and values, T slots per row.
+    """
+    num_prompts, length = tokens.shape
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    cos_TY, sin_TY = rotation(jnp.arange(length), frequencies)
+    angles = (cos_TY[None, :, None], sin_TY[None, :, None])
+    is_token_PT = jnp.arange(length)[None] < lengths[:, None]
+    hidden_DN = weights.embed[tokens.reshape(-1)].T
+    keys, values = [], []
+    for layer in weights.layers:
+        normed_DN = _norm_columns(hidden_DN, layer.attention_norm, config.norm_eps)
+        queries, new_keys, new_values = (
+            part.transpose(2, 0, 1).reshape(num_prompts, length, -1, config.head_dim)
+            for part in _project(layer, normed_DN)
+        )
+        queries, new_keys = rotate(queries, *angles), rotate(new_keys, *angles)
+        mixed_PTHX = attend_causally(
+            queries, new_keys, new_values, segment_ids=is_token_PT.astype(jnp.int32)
+        )
+        mixed_HXN = mixed_PTHX.reshape(-1, config.num_heads, config.head_dim).transpose(1, 2, 0)
+        hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)
+        normed_DN = _norm_columns(hidden_DN, layer.mlp_norm, config.norm_eps)
+        hidden_DN = hidden_DN + _gated_mlp(layer, normed_DN)
+        keys.append(new_keys.swapaxes(1, 2).astype(dtype))
+        values.append(new_values.swapaxes(1, 2).astype(dtype))
+    last_P = jnp.arange(num_prompts) * length + lengths - 1
+    return _head(config, weights, hidden_DN[:, last_P]), KvCache(
+        keys=tuple(keys), values=tuple(values)
+    )
+
+
+def decode_step(
+    config: DecoderConfig,
+    weights: DecodingWeights,
+    tokens: Int[Array, "B"],
+    positions: Int[Array, "B"],
+    cache: KvCache,
+) -> tuple[Float[Array, "V B"], KvCache]:
+    """Adds one token to every row and scores the next.
+
+    Args:
+      config: architecture and compute.
+      weights: from `for_decoding`.
+      tokens: the token that each row gets.
+      positions: its position in the row, less than S.
+      cache: what came before; changed in place where the caller gives it up.
+
+    Returns:
+      Logits float32, one column per row, and the cache with the token.
+    """
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    table = rotation(jnp.arange(cache.num_slots), frequencies)  # outside the loop over steps
+    angles = (table[0][positions][:, None], table[1][positions][:, None])
+    hidden_DB = weights.embed[tokens].T
+    keys, values = [], []
+    for layer, keys_BKSX, values_BKSX in zip(weights.layers, cache.keys, cache.values, strict=True):
+        normed_DB = _norm_columns(hidden_DB, layer.attention_norm, config.norm_eps)
+        mixed_DB, keys_BKSX, values_BKSX = _attend(
+            layer, normed_DB, angles, positions, keys_BKSX, values_BKSX
+        )
+        hidden_DB = hidden_DB + mixed_DB
+        normed_DB = _norm_columns(hidden_DB, layer.mlp_norm, config.norm_eps)
+        hidden_DB = hidden_DB + _gated_mlp(layer, normed_DB)
+        keys.append(keys_BKSX)
+        values.append(values_BKSX)
+    return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
+
+
+def _head(config: DecoderConfig, weights: DecodingWeights, hidden_DB: Array) -> Array:
+    """Logits [V, B] of every column."""
+    hidden_DB = _norm_columns(hidden_DB, weights.final_norm, config.norm_eps)
+    return jnp.matmul(weights.head, hidden_DB, preferred_element_type=jnp.float32)
+
+
+def _norm_columns(hidden_DB: Array, scale_D: Array, eps: float) -> Array:
+    """Root-mean-square norm of every column, in the order of `layers.rms_norm`."""
+    wide_DB = hidden_DB.astype(jnp.float32)
+    mean_1B = jnp.mean(jnp.square(wide_DB), axis=0, keepdims=True)
+    normed_DB = (wide_DB * jax.lax.rsqrt(mean_1B + eps)).astype(hidden_DB.dtype)
+    return normed_DB * scale_D.astype(hidden_DB.dtype)[:, None]
+
+
+def _times(weights: Array, columns: Array, num_inputs: int = 1) -> Array:
+    """[*out, *in] times [*in, B], accumulated in float32, back in the columns' dtype."""
+    last = tuple(range(weights.ndim - num_inputs, weights.ndim))
+    product = jax.lax.dot_general(
+        weights,
+        columns,
+        ((last, tuple(range(num_inputs))), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    return product.astype(columns.dtype)
+
+
+def _attend(
+    layer: LayerWeights,
+    normed_DB: Array,
+    angles: tuple[Array, Array],
+    positions_B: Array,
+    keys_BKSX: Array,
+    values_BKSX: Array,
+) -> tuple[Array, Array, Array]:
+    """Attention of the new tokens to the cache, which gets them first."""
+    dtype = normed_DB.dtype
+    queries_BHX, new_keys_BKX, new_values_BKX = (
+        part.transpose(2, 0, 1) for part in _project(layer, normed_DB)
+    )
+    queries_BHX = rotate(queries_BHX, *angles)
+    rows_B = np.arange(positions_B.shape[0])
+    in_place = {"unique_indices": True, "indices_are_sorted": True, "mode": "drop"}
+    keys_BKSX = keys_BKSX.at[rows_B, :, positions_B].set(
+        rotate(new_keys_BKX, *angles).astype(keys_BKSX.dtype), **in_place
+    )
+    values_BKSX = values_BKSX.at[rows_B, :, positions_B].set(
+        new_values_BKX.astype(values_BKSX.dtype), **in_place
+    )
+    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
+    grouped_BKGX = queries_BHX.reshape(batch, num_kv_heads, -1, head_dim)
+    scores_BKGS = jnp.einsum(
+        "bkgx,bksx->bkgs",
+        grouped_BKGX.astype(keys_BKSX.dtype),
+        keys_BKSX,
+        preferred_element_type=jnp.float32,
+    )
+    visible_BS = jnp.arange(num_slots)[None] <= positions_B[:, None]
+    scores_BKGS = jnp.where(visible_BS[:, None, None], scores_BKGS * head_dim**-0.5, MASKED_SCORE)
+    weights_BKGS = jax.nn.softmax(scores_BKGS, axis=-1).astype(dtype).astype(values_BKSX.dtype)
+    mixed_BKGX = jnp.einsum(
+        "bkgs,bksx->bkgx", weights_BKGS, values_BKSX, preferred_element_type=jnp.float32
+    )
+    mixed_HXB = mixed_BKGX.astype(dtype).reshape(batch, -1, head_dim).transpose(1, 2, 0)
+    return _times(layer.out, mixed_HXB, 2), keys_BKSX, values_BKSX
+
+
+def _project(layer: LayerWeights, normed_DB: Array) -> tuple[Array, Array, Array]:
+    """Queries [H, X, B], keys and values [K, X, B], before rotation."""
+    queries_HXB, new_2KXB = _times(layer.query, normed_DB), _times(layer.key_value, normed_DB)
+    if layer.query_bias is not None and layer.key_value_bias is not None:
+        queries_HXB = queries_HXB + layer.query_bias[..., None]
+        new_2KXB = new_2KXB + layer.key_value_bias[..., None]
+    return queries_HXB, new_2KXB[0], new_2KXB[1]
+
+
+def _gated_mlp(layer: LayerWeights, normed_DB: Array) -> Array:
+    """down(silu(gate(x)) * up(x)) of every column."""
+    both_2FB = _times(layer.gate_up, normed_DB)
+    return _times(layer.down, jax.nn.silu(both_2FB[0]) * both_2FB[1])

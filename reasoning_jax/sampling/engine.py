@@ -1,0 +1,304 @@
+"""The sampling engine: prompts in, responses out, with the batch kept full.
+
+The device decodes a chunk of tokens for all rows; between chunks the host looks for stop strings,
+takes finished responses out and puts waiting prompts in. All samples of a problem share one
+reading of its prompt. What is sampled depends on the seed, the problem, the sample and the
+position alone: not on the number of rows, on the order, or on where a run was cut off.
+
+Dimension key: B rows, P prompts, T tokens of a prompt, I rows to fill, V vocabulary.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core_jax.arrays import Array
+from core_jax.errors import ConfigError, DataError
+from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.decoding import DecodingWeights, KvCache, grow_cache
+from reasoning_jax.sampling.config import CacheDtype, EngineConfig, SamplingConfig
+from reasoning_jax.sampling.rows import (
+    NO_TOKEN,
+    Filling,
+    Rows,
+    decode_chunk,
+    empty_rows,
+    fill_rows,
+    read_prompts,
+)
+
+Decode = Callable[[Sequence[int]], str]
+"""Token ids to text; must bear ids that end inside a character."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """One response that is wanted."""
+
+    problem_id: str
+    """The problem; requests of the same problem have the same prompt."""
+    sample: int
+    """Which of its samples."""
+    prompt: tuple[int, ...]
+    """Token ids of the prompt, at least one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One response."""
+
+    request: SampleRequest
+    """What it answers."""
+    token_ids: tuple[int, ...]
+    """The response's tokens, an end-of-sequence token included, a stop string not."""
+    text: str
+    """The response as text, without end-of-sequence token."""
+    finish: str
+    """"stop": by an end-of-sequence token or a stop string; "length": by the longest length."""
+
+
+@dataclasses.dataclass
+class _Row:
+    """What the host knows of a row in use."""
+
+    request: SampleRequest
+    tokens: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Prompts that were read in one go."""
+
+    requests: list[SampleRequest]
+    """Those still to be put into rows, in order."""
+    indices: dict[str, int]
+    """Problem to its place among the prompts."""
+    logits: Array
+    cache: KvCache
+
+
+def sample(
+    config: DecoderConfig,
+    weights: DecodingWeights,
+    requests: Sequence[SampleRequest],
+    *,
+    sampling: SamplingConfig,
+    engine: EngineConfig,
+    decode: Decode,
+    eos_ids: Sequence[int],
+) -> Iterator[Completion]:
+    """Samples every request, in the order in which they end.
+
+    Args:
+      config: architecture and compute.
+      weights: from `for_decoding`, on their mesh.
+      requests: what is wanted; those of one problem should stand together, so that its prompt is
+        read once.
+      sampling: temperature, truncation, lengths, stop strings.
+      engine: rows, chunks.
+      decode: to look for stop strings, and for the text.
+      eos_ids: tokens that end a response.
+
+    Yields:
+      One completion per request.
+
+    Raises:
+      DataError: an empty prompt; a prompt that leaves no room in `config.max_positions`.
+      ConfigError: no end-of-sequence token and no stop string, where a response never ends.
+    """
+    _check(config, requests, sampling)
+    waiting = list(reversed(requests))
+    dtype = _cache_dtype(config, engine)
+    eos = jnp.asarray(list(eos_ids) or [NO_TOKEN - 1], jnp.int32)
+    in_use: dict[int, _Row] = {}
+    rows: Rows | None = None
+    group: _Group | None = None
+    while waiting or in_use or (group is not None and group.requests):
+        while len(in_use) < engine.num_rows and (waiting or (group and group.requests)):
+            if group is None or not group.requests:
+                group = _read_group(config, weights, waiting, engine, dtype)
+            if not in_use:
+                rows = None  # a fresh batch starts with as few slots as it needs
+            rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, dtype)
+            in_use |= filled
+            yield from _take_finished(in_use, rows, sampling, decode, eos_ids)
+        if not in_use:
+            continue
+        assert rows is not None, "rows in use have a state"
+        rows = _with_room(rows, in_use, engine, config)
+        rows, drawn = decode_chunk(config, sampling, engine.steps_per_chunk, weights, rows, eos)
+        for step in np.asarray(drawn):
+            for index, row in in_use.items():
+                if step[index] != NO_TOKEN:
+                    row.tokens.append(int(step[index]))
+        yield from _take_finished(in_use, rows, sampling, decode, eos_ids)
+
+
+def _check(
+    config: DecoderConfig, requests: Sequence[SampleRequest], sampling: SamplingConfig
+) -> None:
+    """Raises DataError for prompts that cannot be sampled from."""
+    for request in requests:
+        if not request.prompt:
+            raise DataError(f"problem '{request.problem_id}' has an empty prompt")
+        if len(request.prompt) >= config.max_positions:
+            raise DataError(
+                f"the prompt of problem '{request.problem_id}' has {len(request.prompt)} tokens; "
+                f"the model's context has {config.max_positions}, which leaves no room for a "
+                "response. Shorten the prompt (fewer shots), or leave the problem out"
+            )
+    if sampling.max_new_tokens >= config.max_positions:
+        raise ConfigError(
+            f"sampling.max_new_tokens is {sampling.max_new_tokens}, as long as the model's "
+            f"context, {config.max_positions}; set it lower"
+        )
+
+
+def _cache_dtype(config: DecoderConfig, engine: EngineConfig) -> jnp.dtype:
+    """The cache's dtype on this backend."""
+    if engine.cache_dtype is not CacheDtype.AUTO:
+        return jnp.dtype(engine.cache_dtype.value)
+    return jnp.dtype("float32") if jax.default_backend() == "cpu" else config.dtype.dtype
+
+
+def _read_group(
+    config: DecoderConfig,
+    weights: DecodingWeights,
+    waiting: list[SampleRequest],
+    engine: EngineConfig,
+    dtype: jnp.dtype,
+) -> _Group:
+    """Takes the next problems' requests from the end of `waiting` and reads their prompts."""
+    requests: list[SampleRequest] = []
+    prompts: dict[str, tuple[int, ...]] = {}
+    while waiting:
+        request = waiting[-1]
+        if request.problem_id not in prompts and len(prompts) == engine.prompts_per_prefill:
+            break
+        if prompts.setdefault(request.problem_id, request.prompt) != request.prompt:
+            raise DataError(f"problem '{request.problem_id}' is asked for with two prompts")
+        requests.append(waiting.pop())
+    longest = max(map(len, prompts.values()))
+    length = -(-longest // engine.slots_multiple) * engine.slots_multiple
+    tokens_PT = np.zeros((engine.prompts_per_prefill, length), np.int32)
+    lengths_P = np.ones((engine.prompts_per_prefill,), np.int32)
+    for index, prompt in enumerate(prompts.values()):
+        tokens_PT[index, : len(prompt)] = prompt
+        lengths_P[index] = len(prompt)
+    logits_VP, cache = read_prompts(config, weights, tokens_PT, lengths_P, dtype)
+    indices = {problem_id: index for index, problem_id in enumerate(prompts)}
+    return _Group(requests=requests, indices=indices, logits=logits_VP, cache=cache)
+
+
+def _fill(
+    config: DecoderConfig,
+    sampling: SamplingConfig,
+    engine: EngineConfig,
+    rows: Rows | None,
+    group: _Group,
+    in_use: dict[int, _Row],
+    eos: Array,
+    dtype: jnp.dtype,
+) -> tuple[Rows, dict[int, _Row]]:
+    """Puts as many of the group's requests into free rows as there are."""
+    free = [index for index in range(engine.num_rows) if index not in in_use]
+    taken = group.requests[: len(free)]
+    del group.requests[: len(free)]
+    num_slots = group.cache.num_slots
+    target = rows or empty_rows(config, engine.num_rows, num_slots, dtype)
+    if target.cache.num_slots < num_slots:
+        target = dataclasses.replace(target, cache=grow_cache(target.cache, num_slots))
+    numbers = np.zeros((6, engine.num_rows), np.uint32)
+    numbers[1] = np.resize(free, engine.num_rows)
+    for place, request in enumerate(taken):
+        length = len(request.prompt)
+        last = min(length + sampling.max_new_tokens, config.max_positions) - 1
+        numbers[[0, 2, 3, 4, 5], place] = (
+            group.indices[request.problem_id],
+            length,
+            last,
+            _problem_number(request.problem_id),
+            request.sample,
+        )
+    signed = numbers.astype(np.int32)
+    filling = Filling(
+        prompts=signed[0],
+        rows=signed[1],
+        lengths=signed[2],
+        last_positions=signed[3],
+        problems=numbers[4],
+        samples=numbers[5],
+        count=np.int32(len(taken)),
+    )
+    filled, first = fill_rows(config, sampling, target, group.logits, group.cache, filling, eos)
+    first_B = np.asarray(first)
+    return filled, {
+        index: _Row(request, [int(first_B[index])])
+        for index, request in zip(free, taken, strict=False)
+    }
+
+
+def _problem_number(problem_id: str) -> int:
+    """A 32-bit number of a problem that does not depend on which others there are."""
+    return int.from_bytes(hashlib.sha256(problem_id.encode()).digest()[:4], "big")
+
+
+def _with_room(
+    rows: Rows, in_use: dict[int, _Row], engine: EngineConfig, config: DecoderConfig
+) -> Rows:
+    """Grows the cache so that the next chunk fits."""
+    longest = max(len(row.request.prompt) + len(row.tokens) for row in in_use.values())
+    needed = min(longest + engine.steps_per_chunk, config.max_positions)
+    if needed <= rows.cache.num_slots:
+        return rows
+    num_slots = -(-needed // engine.slots_multiple) * engine.slots_multiple
+    return dataclasses.replace(rows, cache=grow_cache(rows.cache, num_slots))
+
+
+def _take_finished(
+    in_use: dict[int, _Row],
+    rows: Rows,
+    sampling: SamplingConfig,
+    decode: Decode,
+    eos_ids: Sequence[int],
+) -> Iterator[Completion]:
+    """Removes the rows that are finished, and yields what they hold."""
+    is_done_B = np.asarray(rows.is_done)
+    for index in list(in_use):
+        row = in_use[index]
+        ended = row.tokens[-1] in eos_ids
+        cut = _before_stop(row.tokens, sampling.stop, decode)
+        if cut is None and not is_done_B[index]:
+            continue
+        tokens = row.tokens if cut is None else row.tokens[:cut]
+        del in_use[index]
+        said = tokens[:-1] if ended and cut is None else tokens
+        yield Completion(
+            request=row.request,
+            token_ids=tuple(tokens),
+            text=decode(said),
+            finish="stop" if ended or cut is not None else "length",
+        )
+
+
+def _before_stop(tokens: list[int], stop: tuple[str, ...], decode: Decode) -> int | None:
+    """How many tokens lie wholly before the first stop string; None without one.
+
+    A token that reaches into the stop string is left out whole, so that the text is always that
+    of the tokens.
+    """
+    if not stop:
+        return None
+    text = decode(tokens)
+    starts = [start for start in (text.find(string) for string in stop) if start >= 0]
+    if not starts:
+        return None
+    first = min(starts)
+    count = len(tokens)
+    while count and len(decode(tokens[:count])) > first:
+        count -= 1
+    return count
