@@ -132,20 +132,20 @@ def sample(
                 group = _read_group(config, weights, waiting, engine, dtype)
             if not in_use:
                 rows = None  # a fresh batch starts with as few slots as it needs
-            filled_rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, place)
+            rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, place)
             in_use |= filled
-            rows = filled_rows
-            yield from _take_finished(in_use, filled_rows, sampling, decode, eos_ids)
+            yield from _take_finished(in_use, rows.is_done, sampling, decode, eos_ids)
         if not in_use:
             continue
         assert rows is not None, "rows in use have a state"
-        rows = _with_room(rows, in_use, engine, config)
-        rows, drawn = decode_chunk(config, sampling, engine.steps_per_chunk, weights, rows, eos)
+        room = _with_room(rows, in_use, engine, config)
+        decoded, drawn = decode_chunk(config, sampling, engine.steps_per_chunk, weights, room, eos)
+        rows = decoded
         for step in np.asarray(drawn):
             for index, row in in_use.items():
                 if step[index] != NO_TOKEN:
                     row.tokens.append(int(step[index]))
-        yield from _take_finished(in_use, rows, sampling, decode, eos_ids)
+        yield from _take_finished(in_use, decoded.is_done, sampling, decode, eos_ids)
 
 
 def _check(
@@ -293,13 +293,13 @@ def _with_room(
 
 def _take_finished(
     in_use: dict[int, _Row],
-    rows: Rows,
+    is_done: Array,
     sampling: SamplingConfig,
     decode: Decode,
     eos_ids: Sequence[int],
 ) -> Iterator[Completion]:
     """Removes the rows that are finished, and yields what they hold."""
-    is_done_B = np.asarray(rows.is_done)
+    is_done_B = np.asarray(is_done)
     for index in list(in_use):
         row = in_use[index]
         ended = row.tokens[-1] in eos_ids

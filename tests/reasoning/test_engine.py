@@ -22,7 +22,7 @@ WARM = SamplingConfig(
     temperature=0.6, top_p=0.95, max_new_tokens=23, num_samples=NUM_SAMPLES, seed=11
 )
 EOS = (5, 17)
-SMALL = EngineConfig(num_rows=3, prompts_per_prefill=2, steps_per_chunk=5, slots_multiple=8)
+SMALL = EngineConfig(num_rows=3, prompts_per_prefill=2, steps_per_chunk=5, slots_multiple=16)
 
 
 def decode(token_ids):
@@ -93,12 +93,15 @@ def test_greedy_is_the_argmax_of_full_passes():
     params = make_params(PLAIN)
     greedy = dataclasses.replace(WARM, temperature=0.0, num_samples=1, max_new_tokens=9)
     found = run(requests(1), sampling=greedy, eos_ids=())
-    for (problem_id, _), one in found.items():
-        prompt = next(r.prompt for r in requests(1) if r.problem_id == problem_id)
-        row = np.asarray(prompt + one.token_ids)
-        output = decoder_lm.apply(PLAIN, params, decoder_lm.whole_rows(jnp.asarray(row)[None]))
-        best = jnp.argmax(decoder_lm.logits(PLAIN, params, output.hidden)[0], axis=-1)
-        assert one.token_ids == tuple(best[len(prompt) - 1 : -1].tolist())
+    rows = np.zeros((len(found), 32), np.int32)
+    for index, one in enumerate(found.values()):
+        row = one.request.prompt + one.token_ids
+        rows[index, : len(row)] = row
+    output = decoder_lm.apply(PLAIN, params, decoder_lm.whole_rows(jnp.asarray(rows)))
+    best = np.asarray(jnp.argmax(decoder_lm.logits(PLAIN, params, output.hidden), axis=-1))
+    for index, one in enumerate(found.values()):
+        start = len(one.request.prompt) - 1
+        assert one.token_ids == tuple(best[index, start : start + 9].tolist())
 
 
 def test_a_stop_string_ends_the_text_before_it(usual):
