@@ -111,5 +111,5 @@ def _sizes(jaxpr):
 
 
 def test_a_block_must_hold_a_token(parts):
-    with pytest.raises(ConfigError, match="chunk is 0; .* at least 1"):
+    with pytest.raises(ConfigError, match=r"chunk is 0; .* at least 1"):
         chunked_token_log_probs(*parts, chunk=0)
