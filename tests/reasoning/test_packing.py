@@ -95,7 +95,7 @@ def test_best_fit_needs_few_rows_and_is_deterministic():
 
 
 def test_best_fit_takes_the_tightest_row_and_the_oldest_of_equals():
-    """After 7, 6, 6 the rooms are 3, 4, 4: a 4 goes to row 1, the 3 to row 0, another 4 to row 2."""
+    """After 7, 6, 6 the rooms are 3, 4, 4: the 4s go to rows 1 and 2, the 3 to row 0."""
     assert best_fit([7, 6, 6, 3, 4, 4], 10) == [[0, 3], [1, 4], [2, 5]]
 
 
@@ -106,7 +106,7 @@ def test_overlong_examples_are_refused_or_counted():
     config = PackingConfig(row_length=ROW_LENGTH, overlong=Overlong.DROP)
     report = PackedRows(examples, config).report
     assert (report.num_examples, report.num_overlong, report.num_tokens) == (2, 2, 12)
-    with pytest.raises(DataError, match="no example to lay .* 1 were given"):
+    with pytest.raises(DataError, match=r"no example to lay .* 1 were given"):
         PackedRows(examples[1:2], config)
 
 
