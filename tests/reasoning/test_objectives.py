@@ -1,4 +1,4 @@
-"""SFT: the loss of the responses alone, however examples are laid into rows, full and by adapters."""
+"""SFT: the loss of the responses alone, however rows are laid out, full and by adapters."""
 
 import dataclasses
 import functools
@@ -37,22 +37,32 @@ def make_examples():
     ]
 
 
-def make_batch(layout=Layout.PACKED):
+def make_batch(layout=Layout.PACKED, num_rows=4):
+    """All examples in one batch that ends in rows of padding."""
     rows = PackedRows(make_examples(), PackingConfig(row_length=ROW_LENGTH, layout=layout))
-    return next(rows.in_order(len(rows) + 1))
+    assert len(rows) < num_rows
+    return next(rows.in_order(num_rows))
 
 
+@functools.cache
 def objective(**arguments):
     return jax.jit(functools.partial(sft_objective, config=MODEL, chunk=4, **arguments))
 
 
 def test_loss_is_that_of_each_response_alone(params):
     """Each example on its own, whole logits, the terms from its response's first token on."""
+
+    @jax.jit
+    def alone(params, tokens, lengths):
+        hidden = decoder_lm.apply(MODEL, params, decoder_lm.whole_rows(tokens, lengths)).hidden
+        return decoder_lm.logits(MODEL, params, hidden)
+
     total, count, right = 0.0, 0, 0
     for example in make_examples():
-        inputs = decoder_lm.whole_rows(jnp.asarray([example.token_ids]))
-        hidden = decoder_lm.apply(MODEL, params, inputs).hidden
-        logits = decoder_lm.logits(MODEL, params, hidden)[0, :-1]
+        length = len(example.token_ids)
+        row = np.zeros((1, ROW_LENGTH), np.int32)
+        row[0, :length] = example.token_ids
+        logits = alone(params, row, np.array([length]))[0, : length - 1]
         targets = jnp.asarray(example.token_ids[1:])
         first = example.response_start - 1
         total -= float(jnp.sum(token_log_probs(logits, targets)[first:]))
@@ -66,8 +76,8 @@ def test_loss_is_that_of_each_response_alone(params):
 
 
 def test_packed_loss_and_gradient_equal_unpacked(params):
-    batches = make_batch(Layout.PACKED), make_batch(Layout.ONE_PER_ROW)
-    assert len(batches[0].tokens) < len(batches[1].tokens)
+    batches = make_batch(Layout.PACKED, 7), make_batch(Layout.ONE_PER_ROW, 7)
+    assert batches[0].segment_ids.max() > 1 == batches[1].segment_ids.max()
     grad = jax.jit(
         jax.value_and_grad(
             lambda params, batch: sft_objective(params, batch, config=MODEL, chunk=4)[0].total
