@@ -39,7 +39,7 @@ class GraderConfig:
 
 
 class Grader:
-    """Grades answers; a context manager, since it owns processes.
+    r"""Grades answers; a context manager, since it owns processes.
 
     Args:
       config: kind of grader, limits and processes; the strict one by default.

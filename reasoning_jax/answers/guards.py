@@ -14,7 +14,7 @@ _MACROS = re.compile(
     r"|catcode|csname|expandafter|immediate|special|usepackage|begin\{document\})(?![a-zA-Z])"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")
-_LONG_DIGITS = re.compile(r"[0-9]{%d,}" % (_MAX_DIGITS + 1))
+_LONG_DIGITS = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _BIG_EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?\s*[0-9]{5,}")
 _TOWER = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?\s*[0-9.]+[})\s]*(?:\^|\*\*)")
 _FACTORIAL = re.compile(r"!(?!=)")

@@ -103,7 +103,7 @@ class WorkerPool:
     def _start(self) -> _Worker:
         """Starts a process that imports this package, wherever it lies."""
         paths = [os.fspath(_ROOT), os.environ.get("PYTHONPATH", "")]
-        errors = tempfile.TemporaryFile()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its worker)
         process = subprocess.Popen(
             [sys.executable, "-m", "reasoning_jax.answers.worker", str(self._memory_mb)],
             stdin=subprocess.PIPE,

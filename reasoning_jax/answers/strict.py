@@ -37,7 +37,7 @@ Decision = tuple[bool, str] | None
 
 
 def compare(gold: str, answer: str, rules: Rules) -> Decision:
-    """Compares two answers.
+    r"""Compares two answers.
 
     Args:
       gold: the known answer.
@@ -48,7 +48,7 @@ def compare(gold: str, answer: str, rules: Rules) -> Decision:
       Whether they are equivalent and what decided; None where `rules` has no symbolic algebra
       and nothing else decides.
 
-    >>> compare("0.5", r"\\frac12", Rules(symbolic=None))
+    >>> compare("0.5", r"\frac12", Rules(symbolic=None))
     (True, 'rational')
     """
     if gold.strip() == answer.strip() and gold.strip():
@@ -147,10 +147,9 @@ def _compare_one(gold: str, answer: str, rules: Rules) -> Decision:
         return False, "structure"
     elif re.match(r"[a-z]\s*=", gold):
         return _compare_normal(without_name(gold), without_name(answer), rules)
-    bases = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
-    if any(bases):
-        same = bases[0] is not None and bases[1] is not None and _same_base(bases[0], bases[1])
-        return same, "base"
+    of_gold, of_answer = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+    if of_gold or of_answer:
+        return bool(of_gold and of_answer and _same_base(of_gold, of_answer)), "base"
     if _RATIO.fullmatch(gold) or _RATIO.fullmatch(answer):
         return False, "text"
     first, second = split_unit(gold), split_unit(answer)

@@ -117,7 +117,7 @@ def equal_sides(gold: str, answer: str) -> bool:
     if first == second:
         return True
     if not (isinstance(first, sympy.Expr) and isinstance(second, sympy.Expr)):
-        return bool(isinstance(first, sympy.MatrixBase) and first.equals(second))
+        return bool(isinstance(first, sympy.MatrixBase) and is_confirmed(first, second))
     if sympy.simplify(first - second) == 0:
         return True
     values = sympy.N(first), sympy.N(second)

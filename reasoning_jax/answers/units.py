@@ -44,7 +44,9 @@ _NAMES = {
 _KNOWN = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 _CURRENCY = {"\\$": "dollar", "$": "dollar", "\u20ac": "euro", "\u00a3": "sterling"}
 _FACTORS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNITS = frozenset(["pi", "sin", "cos", "tan", "log", "ln", "sqrt", "and", "or", "mod", "infinity", "none", "dozen", "half"])
+_NO_UNITS = frozenset(
+    {"pi", "sin", "cos", "tan", "log", "ln", "sqrt", "and", "or", "mod", "infinity"}
+)
 _TEXT_UNIT = re.compile(r"(.*[0-9a-zA-Z})])\s*\\text\{([^{}]*)\}\s*(?:\^\{([0-9])\})?$", re.DOTALL)
 _WORD_UNIT = re.compile(
     r"(.*[0-9})]|.*\\pi)\s+([A-Za-z]{2,}(?: [A-Za-z]+){0,3}|[mgslhL])(?:\^\{([0-9])\})?"
@@ -106,7 +108,7 @@ def _unit_of(names: list[str], text: str, power: str | None) -> str:
     found = [powers[name.lower()] for name in names if name.lower() in powers]
     rest = [name for name in names if name.lower() not in powers]
     inside = re.search(r"\^\{?([0-9])", text)
-    power = power or (found[0] if found else inside.group(1) if inside else "")
+    power = power or (found[0] if found else str(inside.group(1)) if inside else "")
     if len(rest) == 1 and rest[0] in _KNOWN:
         return _KNOWN[rest[0]] + power
     return ""
