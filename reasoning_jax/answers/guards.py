@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")
 _LONG_DIGITS = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _BIG_EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?\s*[0-9]{5,}")
 _TOWER = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*[-+]?\s*[0-9.]+[})\s]*(?:\^|\*\*)")
-_FACTORIAL = re.compile(r"!(?!=)")
+_FACTORIAL = re.compile(r"(?<!\\)!(?!=)")
 _BIG_FACTORIAL = re.compile(r"(?:[0-9]{4,}|[^0-9a-z\s])\s*[})\]]*\s*!(?!=)|!\s*[})\]]*\s*!|!\s*\^")
 _BIG_NUMBER_FUNCTION = re.compile(
     r"\\(?:binom|dbinom|tbinom|int|iint|oint|lim|prod|sum)(?![a-zA-Z])(?=.*[0-9]{5,})"
@@ -43,6 +43,7 @@ def refusal(answer: str) -> str | None:
         (_BIG_FACTORIAL, "a factorial of a large number"),
         (_BIG_NUMBER_FUNCTION, "a sum, product or integral up to a large number"),
     )
+    answer = answer.replace("\\!", " ")  # a thin negative space is no factorial
     for pattern, reason in checks:
         if pattern.search(answer):
             return reason

@@ -64,8 +64,8 @@ _REWRITES: tuple[tuple[str, str], ...] = (
     (r"\\frac\s*(\\pi)\s*([0-9])", r"\\frac{\1}{\2}"),
     (r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
     (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
-    (r"\^\s*([0-9a-zA-Z])", r"^{\1}"),
-    (r"_\s*([0-9a-zA-Z])", r"_{\1}"),
+    (r"\^\s*([0-9]+|[a-zA-Z])", r"^{\1}"),
+    (r"_\s*([0-9]+|[a-zA-Z])", r"_{\1}"),
 )
 _COMPILED = tuple((re.compile(pattern), new) for pattern, new in _REWRITES)
 _THIN = re.compile(r"(?<=[0-9]),\s*\\!\s*(?=[0-9]{3})|(?<=[0-9])\\[,!]\s*(?=[0-9]{3}(?![0-9]))")

@@ -127,6 +127,8 @@ def math_equal(gold: str, answer: str, equal_sides: EqualSides | None) -> tuple[
         if len(parts[0]) != len(parts[1]):
             return False, "structure"
         return _all_equal(parts[0], parts[1], equal_sides)
+    if re.search(r"[0-9]_", first + second):
+        return False, "string"
     if equal_sides is None:
         return None
     if first.count("=") == 1 and second.count("=") == 1:

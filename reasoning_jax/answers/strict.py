@@ -139,16 +139,17 @@ def _compare_sets(gold: tuple[str, ...], answer: tuple[str, ...], rules: Rules) 
 
 def _compare_one(gold: str, answer: str, rules: Rules) -> Decision:
     """Compares one expression with one."""
-    if without_name(gold) == gold or without_name(answer) == answer:
+    named = "=" in gold, "=" in answer
+    if named[0] != named[1]:
         stripped = without_name(gold), without_name(answer)
         if stripped != (gold, answer):
             return _compare_normal(*stripped, rules)
-    elif gold.split("=")[0].strip() != answer.split("=")[0].strip():
-        return False, "structure"
-    elif re.match(r"[a-z]\s*=", gold):
+    elif all(named) and without_name(gold) != gold and without_name(answer) != answer:
+        if gold.split("=")[0].strip() != answer.split("=")[0].strip():
+            return _ask(gold, answer, rules) if _is_equation(gold, answer) else (False, "structure")
         return _compare_normal(without_name(gold), without_name(answer), rules)
     of_gold, of_answer = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
-    if of_gold or of_answer:
+    if of_gold is not None or of_answer is not None:
         return bool(of_gold and of_answer and _same_base(of_gold, of_answer)), "base"
     if _RATIO.fullmatch(gold) or _RATIO.fullmatch(answer):
         return False, "text"
@@ -166,6 +167,12 @@ def _compare_one(gold: str, answer: str, rules: Rules) -> Decision:
     ):
         return True, "string"
     return _ask(first.number, second.number, rules)
+
+
+def _is_equation(gold: str, answer: str) -> bool:
+    """Whether both sides of both have a letter: "y = 2x" and "x = y/2", but not "x = 5"."""
+    sides = gold.split("=") + answer.split("=")
+    return all(re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", side) for side in sides)
 
 
 def _same_base(gold: re.Match[str], answer: re.Match[str]) -> bool:

@@ -114,13 +114,11 @@ def equal_sides(gold: str, answer: str) -> bool:
     first, second = parsed(gold), parsed(answer)
     if first is None or second is None:
         return False
-    if first == second:
-        return True
     if not (isinstance(first, sympy.Expr) and isinstance(second, sympy.Expr)):
         return bool(isinstance(first, sympy.MatrixBase) and is_confirmed(first, second))
     if sympy.simplify(first - second) == 0:
         return True
     values = sympy.N(first), sympy.N(second)
-    if not all(value.is_number for value in values):
+    if not all(value.is_number and value.is_finite for value in values):
         return False
     return bool(abs(values[0] - values[1]) <= 1e-3 * max(abs(values[0]), abs(values[1])))
