@@ -92,6 +92,10 @@ class WorkerPool:
         waiting = deque(range(len(requests)))
         while any(reply is None for reply in replies):
             wanted = min(self._num_workers, sum(reply is None for reply in replies))
+            for worker in [idle for idle in self._workers if idle.is_ready and idle.job is None]:
+                if worker.process.poll() is not None:  # it died between two answers
+                    self.num_replaced += 1
+                    self._stop(worker)
             while len(self._workers) < wanted:
                 self._workers.append(self._start())
             for worker in self._workers:

@@ -71,7 +71,7 @@ def _compare_normal(gold: str, answer: str, rules: Rules) -> Decision:
     if second.kind is Kind.ONE and first.kind in (Kind.LIST, Kind.SET) and len(first.parts) > 1:
         second = shape_of(answer, split_thousands=True)
     if first.kind is Kind.ONE and second.kind is Kind.ONE:
-        return _compare_one(first.parts[0], second.parts[0], rules)
+        return _compare_one("".join(first.parts), "".join(second.parts), rules)
     return _compare_parts(first, second, rules)
 
 

@@ -169,9 +169,13 @@ def test_closed_grader():
 
 
 def test_a_dead_worker_is_replaced(strict):
-    """Killed from outside between two answers: the next is lost or not, the one after is graded."""
+    """Killed from outside between two answers: nothing is lost."""
     strict.equivalent("x+2", "2+x+0")
-    for worker in list(strict._pool._workers):
-        os.kill(worker.process.pid, 9)
-    strict.equivalents([("x+3", "3+x+0"), ("x+4", "4+x+0"), ("x+5", "5+x+0")])
+    strict.equivalents([(f"x+{n}", f"{n}+x+0") for n in range(20, 40)])
+    for worker in strict._pool._workers:
+        if worker.is_ready:
+            os.kill(worker.process.pid, 9)
+            worker.process.wait()
+    found = strict.equivalents([("x+3", "3+x+0"), ("x+4", "4+x+0"), ("x+5", "5+x+0")])
+    assert all(verdict.is_correct for verdict in found)
     assert strict.equivalent("x+6", "6+x+0").is_correct
