@@ -5,8 +5,8 @@
 
 FOLDER holds gsm8k/test.jsonl, math/test.parquet and math500/test.jsonl, those that are there are
 used; gsm8k/example_model_solutions.jsonl adds labelled solutions. Pairs of a set are each gold
-answer with itself (as the whole reference solution) and with the next problem's gold answer, which
-shows false positives. Throughput is answers per second on warm workers, over distinct pairs.
+answer with itself (as the whole reference solution), with itself spelled otherwise, and with the
+next problem's gold answer, which shows false positives. Throughput is answers per second on warm workers, over distinct pairs.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import collections
 import json
 import logging
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ Pair = tuple[str, str]
 
 def main() -> None:
     """Prints a table per set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", required=True, type=pathlib.Path)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--show", type=int, default=12, help="disagreements shown per table")
@@ -48,6 +49,9 @@ def main() -> None:
             grader.equivalents([("x+1", "1+x"), ("x+2", "2+x")])  # the workers start
             found, seconds = timed(grader, solutions)
             report(f"{name}, gold with itself", golds, found, seconds, arguments.show)
+            written = [(gold, rf"\boxed{{{respelled(gold)}}}") for gold in golds]
+            found, seconds = timed(grader, written)
+            report(f"{name}, gold respelled", golds, found, seconds, arguments.show)
             pairs = list(zip(golds, following, strict=True))
             found, seconds = timed(grader, [(gold, rf"\boxed{{{one}}}") for gold, one in pairs])
             report(f"{name}, gold with the next gold", golds, found, seconds, arguments.show)
@@ -68,6 +72,14 @@ def read_solutions(folder: pathlib.Path, name: str) -> list[Pair]:
         return [(last_boxed(text) or "", text) for text in texts]
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [(row["answer"], row["solution"]) for row in rows]
+
+
+def respelled(gold: str) -> str:
+    r"""The same answer in other words: fractions as (a)/(b), brackets sized, sums turned round."""
+    text = re.sub(r"(?<![0-9])\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"(\1)/(\2)", gold)
+    text = re.sub(r"\\sqrt\{([0-9]+)\}", r"\\sqrt{(\1)}", text).replace("+", " + 0 + ")
+    text = text if re.search(r"[^0-9,.]", text) else text + ".0"
+    return r"\left(" + text[1:-1] + r"\right)" if re.fullmatch(r"\([^()]*\)", text) else text
 
 
 def timed(grader: Grader, pairs: Sequence[Pair]) -> tuple[list[Verdict], float]:
