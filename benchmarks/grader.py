@@ -6,7 +6,8 @@
 FOLDER holds gsm8k/test.jsonl, math/test.parquet and math500/test.jsonl, those that are there are
 used; gsm8k/example_model_solutions.jsonl adds labelled solutions. Pairs of a set are each gold
 answer with itself (as the whole reference solution), with itself spelled otherwise, and with the
-next problem's gold answer, which shows false positives. Throughput is answers per second on warm workers, over distinct pairs.
+next problem's gold answer, which shows false positives. Throughput is answers per second on warm
+workers, over distinct pairs.
 """
 
 import argparse
