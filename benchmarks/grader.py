@@ -76,10 +76,13 @@ def read_solutions(folder: pathlib.Path, name: str) -> list[Pair]:
 
 
 def respelled(gold: str) -> str:
-    r"""The same answer in other words: fractions as (a)/(b), brackets sized, sums turned round."""
-    text = re.sub(r"(?<![0-9])\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"(\1)/(\2)", gold)
+    r"""The same answer in other words: fractions as ((a)/(b)), brackets sized, sums turned round."""
+    text = re.sub(
+        r"(?<![0-9])(?<![0-9] )\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"((\1)/(\2))", gold
+    )
     text = re.sub(r"\\sqrt\{([0-9]+)\}", r"\\sqrt{(\1)}", text).replace("+", " + 0 + ")
-    text = text if re.search(r"[^0-9,.]", text) else text + ".0"
+    if re.fullmatch(r"[0-9,]+|[0-9,]*\.[0-9]+", text):
+        return text + ("0" if "." in text else ".0")
     return r"\left(" + text[1:-1] + r"\right)" if re.fullmatch(r"\([^()]*\)", text) else text
 
 
