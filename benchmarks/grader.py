@@ -76,7 +76,7 @@ def read_solutions(folder: pathlib.Path, name: str) -> list[Pair]:
 
 
 def respelled(gold: str) -> str:
-    r"""The same answer in other words: fractions as ((a)/(b)), brackets sized, sums turned round."""
+    r"""The same answer in other words: fractions as ((a)/(b)), sized brackets, + 0."""
     text = re.sub(
         r"(?<![0-9])(?<![0-9] )\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"((\1)/(\2))", gold
     )
