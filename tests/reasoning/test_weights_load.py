@@ -16,7 +16,7 @@ from core_jax.sharding import match_rules
 from reasoning_jax.model.config import LoraConfig
 from reasoning_jax.model.decoder_lm import init_params
 from reasoning_jax.model.lora import init_lora
-from reasoning_jax.model.presets import llama3_70b, llama3_8b, qwen25_05b
+from reasoning_jax.model.presets import llama3_8b, llama3_70b, qwen25_05b
 from reasoning_jax.model.shardings import RULES
 from reasoning_jax.weights import shard_load
 from reasoning_jax.weights.hf_load import load_config, load_params
@@ -194,8 +194,9 @@ def test_a_shard_needs_its_own_bytes_and_one_layers_part(tmp_path):
 def test_llama_3_70b_on_16_devices_is_never_whole_on_a_host():
     """Two hosts of 8 devices, fsdp=8 x tensor=2, bfloat16.
 
-    Each device holds a 16th of all but the norms, a host's own thus half of the 141 GB. Beside that, a host needs one shard, at most
-    80 x 8192 x 28672 / 16 numbers of 2 bytes = 2.35 GB, and one layer's part of it.
+    Each device holds a 16th of all but the norms, a host's own thus half of the 141 GB. Beside
+    that, a host needs one shard, at most 80 x 8192 x 28672 / 16 numbers of 2 bytes = 2.35 GB,
+    and one layer's part of it.
     """
     leaves = model_leaves(llama3_70b())
     abstract = abstract_params(leaves, "bfloat16")
@@ -257,7 +258,7 @@ def test_a_repeated_output_matrix_of_a_tied_model_is_accepted_if_equal(tmp_path,
     assert "repeats the tied embedding table" in caplog.text
     tensors["lm_head.weight"][28, 12] += 1
     folder = write_folder(tmp_path / "other", config, tensors)
-    with pytest.raises(DataError, match="embeddings are tied, but 'lm_head.weight' is not"):
+    with pytest.raises(DataError, match=r"embeddings are tied, but 'lm_head.weight' is not"):
         load_params(folder, config, mesh=one_device())
 
 

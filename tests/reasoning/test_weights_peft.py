@@ -10,9 +10,8 @@ from safetensors.numpy import load_file, save_file
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import MeshConfig, make_mesh
 from reasoning_jax.model.config import LoraConfig
-from reasoning_jax.model.lora import init_lora
 from reasoning_jax.weights.peft import Adapter, export_adapter, load_adapter
-from tests.reasoning.weight_cases import assert_same_bits, made_up, small_config
+from tests.reasoning.weight_cases import assert_same_bits, made_up_adapter, small_config
 
 LORA = LoraConfig(rank=7, alpha=21.0, targets=("query", "value", "out", "down"), dropout=0.25)
 PLAIN = {
@@ -28,16 +27,9 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def made_up_adapter(config, lora=LORA):
-    shapes = jax.eval_shape(lambda key: init_lora(config, lora, key=key), jax.random.key(0))
-    leaves, structure = jax.tree.flatten(shapes)
-    values = [jax.numpy.asarray(made_up(leaf.shape, n)) for n, leaf in enumerate(leaves)]
-    return Adapter(config=lora, params=jax.tree.unflatten(structure, values))
-
-
 def exported(folder, **changes):
     """A folder of ours with some fields of its config replaced."""
-    export_adapter(folder, small_config(), made_up_adapter(small_config()))
+    export_adapter(folder, small_config(), made_up_adapter(small_config(), LORA))
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return folder
@@ -45,7 +37,7 @@ def exported(folder, **changes):
 
 def test_an_adapter_comes_back_bit_for_bit(tmp_path):
     config = small_config()
-    adapter = made_up_adapter(config)
+    adapter = made_up_adapter(config, LORA)
     export_adapter(tmp_path, config, adapter, base_model="someone/model")
     loaded = load_adapter(tmp_path, config, mesh=one_device())
     assert loaded.config == LORA
@@ -58,7 +50,7 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path):
 def test_the_update_of_the_files_is_that_of_the_tree(tmp_path):
     """PEFT adds (alpha / r) B A, [out, in], to a weight; ours are [*in, *out] with heads apart."""
     config = small_config()
-    adapter = made_up_adapter(config)
+    adapter = made_up_adapter(config, LORA)
     export_adapter(tmp_path, config, adapter)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     groups = adapter.params["layers"]
@@ -159,7 +151,7 @@ def test_a_pickled_adapter_is_never_loaded(tmp_path):
 
 
 def test_a_tree_that_the_settings_do_not_describe_is_not_written(tmp_path):
-    adapter = made_up_adapter(small_config())
+    adapter = made_up_adapter(small_config(), LORA)
     other = Adapter(config=LoraConfig(rank=5, alpha=1.0), params=adapter.params)
     with pytest.raises(DataError, match="missing: 'layers/attention/key/lora_a'"):
         export_adapter(tmp_path, small_config(), other)

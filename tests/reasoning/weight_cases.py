@@ -4,12 +4,15 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.hf_config import to_hf_config
+from reasoning_jax.model.lora import init_lora
+from reasoning_jax.weights.peft import Adapter
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -70,6 +73,14 @@ def hf_tensors(config, dtype=np.float32):
         values = made_up(shape, number) + (1.0 if "norm" in name else 0.0)
         tensors[name] = values.astype(dtype)
     return tensors
+
+
+def made_up_adapter(config, lora):
+    """Adapters by arithmetic, A and B both far from zero."""
+    shapes = jax.eval_shape(lambda key: init_lora(config, lora, key=key), jax.random.key(0))
+    leaves, structure = jax.tree.flatten(shapes)
+    values = [jnp.asarray(made_up(leaf.shape, n)) for n, leaf in enumerate(leaves)]
+    return Adapter(config=lora, params=jax.tree.unflatten(structure, values))
 
 
 def write_folder(folder, config, tensors, num_files=1):
