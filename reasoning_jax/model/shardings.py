@@ -8,6 +8,8 @@ alone, so that a look-up stays local; the output matrix over the vocabulary.
 
 from jax.sharding import PartitionSpec as P
 
+from core_jax.mesh import BATCH_AXES
+
 RULES = (
     (r"embed/table$", P(None, ("fsdp", "tensor"))),
     (r"head/kernel$", P("fsdp", "tensor")),
@@ -28,3 +30,20 @@ RULES = (
     (r"mlp/down/lora_b$", P(None, None, "fsdp")),
 )
 """Sharding rules of `reasoning_jax.model.decoder_lm.init_params` and of the adapters' trees."""
+
+DECODING_RULES = (
+    (r"(^|/)(embed)$", P(None, ("fsdp", "tensor"))),
+    (r"(^|/)(head)$", P("tensor", "fsdp")),
+    (r"norm$", P()),
+    (r"/query$", P("tensor", None, "fsdp")),
+    (r"/key_value$", P(None, "tensor", None, "fsdp")),
+    (r"/query_bias$", P("tensor")),
+    (r"/key_value_bias$", P(None, "tensor")),
+    (r"/out$", P("fsdp", "tensor")),
+    (r"/gate_up$", P(None, "tensor", "fsdp")),
+    (r"/down$", P("fsdp", "tensor")),
+)
+"""Sharding rules of `reasoning_jax.model.decoding.for_decoding`."""
+
+CACHE_SPEC = P(BATCH_AXES, "tensor")
+"""Of cached keys and values [B, K, S, X]: rows over the batch axes, key heads over `tensor`."""

@@ -73,7 +73,7 @@ def _keep(weights_VB: Array, measure: Callable[[Array], Array], goal_B: Array) -
     measures_VB = measure(weights_VB)
     goal_B = goal_B.astype(jnp.float32)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low_B, high_B = bounds
         middle_B = low_B + (high_B - low_B) // 2
         threshold_1B = jax.lax.bitcast_convert_type(middle_B, jnp.float32)[None]

@@ -2,24 +2,29 @@
 
 The device decodes a chunk of tokens for all rows; between chunks the host looks for stop strings,
 takes finished responses out and puts waiting prompts in. All samples of a problem share one
-reading of its prompt. What is sampled depends on the seed, the problem, the sample and the
-position alone: not on the number of rows, on the order, or on where a run was cut off.
+reading of its prompt. A draw depends on the seed, the problem, the sample and the position alone:
+not on the order, on the rows beside it, or on where a run was cut off. Another number of rows
+compiles other matrix products, whose last bits can tip a draw that lies on a boundary.
 
 Dimension key: B rows, P prompts, T tokens of a prompt, I rows to fill, V vocabulary.
 """
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array
 from core_jax.errors import ConfigError, DataError
+from core_jax.mesh import BATCH_AXES
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import DecodingWeights, KvCache, grow_cache
+from reasoning_jax.model.shardings import CACHE_SPEC
 from reasoning_jax.sampling.config import CacheDtype, EngineConfig, SamplingConfig
 from reasoning_jax.sampling.rows import (
     NO_TOKEN,
@@ -90,6 +95,7 @@ def sample(
     engine: EngineConfig,
     decode: Decode,
     eos_ids: Sequence[int],
+    mesh: Mesh | None = None,
 ) -> Iterator[Completion]:
     """Samples every request, in the order in which they end.
 
@@ -102,15 +108,18 @@ def sample(
       engine: rows, chunks.
       decode: to look for stop strings, and for the text.
       eos_ids: tokens that end a response.
+      mesh: where the weights are, if on several devices; rows are spread over its batch axes,
+        key heads over `tensor`.
 
     Yields:
       One completion per request.
 
     Raises:
       DataError: an empty prompt; a prompt that leaves no room in `config.max_positions`.
-      ConfigError: no end-of-sequence token and no stop string, where a response never ends.
+      ConfigError: responses as long as the context; rows that the mesh does not divide.
     """
     _check(config, requests, sampling)
+    place = _placement(mesh, engine)
     waiting = list(reversed(requests))
     dtype = _cache_dtype(config, engine)
     eos = jnp.asarray(list(eos_ids) or [NO_TOKEN - 1], jnp.int32)
@@ -123,9 +132,10 @@ def sample(
                 group = _read_group(config, weights, waiting, engine, dtype)
             if not in_use:
                 rows = None  # a fresh batch starts with as few slots as it needs
-            rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, dtype)
+            filled_rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, place)
             in_use |= filled
-            yield from _take_finished(in_use, rows, sampling, decode, eos_ids)
+            rows = filled_rows
+            yield from _take_finished(in_use, filled_rows, sampling, decode, eos_ids)
         if not in_use:
             continue
         assert rows is not None, "rows in use have a state"
@@ -165,6 +175,27 @@ def _cache_dtype(config: DecoderConfig, engine: EngineConfig) -> jnp.dtype:
     return jnp.dtype("float32") if jax.default_backend() == "cpu" else config.dtype.dtype
 
 
+def _placement(mesh: Mesh | None, engine: EngineConfig) -> Callable[[Rows], Rows]:
+    """Spreads fresh rows over the mesh; without one they stay on the default device."""
+    if mesh is None:
+        return lambda rows: rows
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if engine.num_rows % shards:
+        raise ConfigError(
+            f"engine.num_rows is {engine.num_rows}, which does not split over the mesh's {shards} "
+            f"batch shards; set it to a multiple of {shards}"
+        )
+
+    def place(rows: Rows) -> Rows:
+        by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+        shardings = jax.tree.map(lambda _: by_row, rows)
+        by_head = NamedSharding(mesh, CACHE_SPEC)
+        cache = jax.tree.map(lambda _: by_head, rows.cache)
+        return jax.device_put(rows, dataclasses.replace(shardings, cache=cache))
+
+    return place
+
+
 def _read_group(
     config: DecoderConfig,
     weights: DecodingWeights,
@@ -202,22 +233,23 @@ def _fill(
     group: _Group,
     in_use: dict[int, _Row],
     eos: Array,
-    dtype: jnp.dtype,
+    place: Callable[[Rows], Rows],
 ) -> tuple[Rows, dict[int, _Row]]:
     """Puts as many of the group's requests into free rows as there are."""
     free = [index for index in range(engine.num_rows) if index not in in_use]
     taken = group.requests[: len(free)]
     del group.requests[: len(free)]
     num_slots = group.cache.num_slots
-    target = rows or empty_rows(config, engine.num_rows, num_slots, dtype)
+    dtype = group.cache.keys[0].dtype
+    target = rows or place(empty_rows(config, engine.num_rows, num_slots, dtype))
     if target.cache.num_slots < num_slots:
         target = dataclasses.replace(target, cache=grow_cache(target.cache, num_slots))
     numbers = np.zeros((6, engine.num_rows), np.uint32)
     numbers[1] = np.resize(free, engine.num_rows)
-    for place, request in enumerate(taken):
+    for entry, request in enumerate(taken):
         length = len(request.prompt)
         last = min(length + sampling.max_new_tokens, config.max_positions) - 1
-        numbers[[0, 2, 3, 4, 5], place] = (
+        numbers[[0, 2, 3, 4, 5], entry] = (
             group.indices[request.problem_id],
             length,
             last,
