@@ -10,6 +10,7 @@ Dimension key: none (shapes are the leaves').
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,14 +148,12 @@ def _at(tree: PyTree, path: str) -> PyTree:
     return tree
 
 
-def _load_leaf(
-    source: TensorSource, leaf: Leaf, sharding: NamedSharding, dtype: jnp.dtype
-) -> Array:
+def _load_leaf(source: TensorSource, leaf: Leaf, sharding: NamedSharding, dtype: np.dtype) -> Array:
     """Makes one leaf, a shard at a time; devices with the same shard share one reading.
 
     `jax.make_array_from_callback` would hold the shards of all of a host's devices at once.
     """
-    devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    devices: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
         assert index is not None
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True))

@@ -14,6 +14,7 @@ from reasoning_jax.weights.peft import export_adapter, load_adapter
 from tests.architecture.sources import ROOT
 from tests.golden_files import FOLDER, check_golden
 from tests.parity.hf_record import (
+    ADAPTED,
     ADAPTER_GOLDEN,
     CASES,
     GOLDEN,
@@ -77,7 +78,7 @@ def test_logits_are_those_that_transformers_gave(tmp_path, case):
     assert_close(our_logits(folder, tokens_of(case)), recorded("model")[case], case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ADAPTED)
 @pytest.mark.parametrize("is_merged", [False, True])
 def test_logits_with_an_adapter_are_those_that_peft_gave(tmp_path, case, is_merged):
     folder = write_case(tmp_path, case)
@@ -85,7 +86,7 @@ def test_logits_with_an_adapter_are_those_that_peft_gave(tmp_path, case, is_merg
     assert_close(ours, recorded("adapter")[case], case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ADAPTED)
 def test_the_recorded_adapter_matters(case):
     """A record that the bare model also met would say nothing."""
     difference = np.abs(np.subtract(recorded("model")[case], recorded("adapter")[case]))
@@ -137,19 +138,19 @@ def test_models_that_transformers_saved_load_here_and_ours_there(tmp_path):
 @needs("torch", "transformers", "peft")
 def test_adapters_that_peft_saved_load_here_and_ours_there(tmp_path):
     adapter = {"r": 5, "lora_alpha": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    folders = {case: write_case(tmp_path / case, case) for case in CASES}
-    steps = [{"load": str(folders[case]), "tokens": tokens_of(case)} for case in CASES]
+    folders = {case: write_case(tmp_path / case, case) for case in ADAPTED}
+    steps = [{"load": str(folders[case]), "tokens": tokens_of(case)} for case in ADAPTED]
     saved = run_reference(
         [
             step | {"new_adapter": adapter, "save_adapter": str(tmp_path / "peft" / case)}
-            for case, step in zip(CASES, steps, strict=True)
+            for case, step in zip(ADAPTED, steps, strict=True)
         ]
         + [
             step | {"adapter": str(folders[case] / "adapter")}
-            for case, step in zip(CASES, steps, strict=True)
+            for case, step in zip(ADAPTED, steps, strict=True)
         ]
     )
-    for case, theirs in zip(CASES, saved, strict=False):
+    for case, theirs in zip(ADAPTED, saved, strict=False):
         for is_merged in (False, True):
             folder = tmp_path / "peft" / case
             ours = our_logits(folders[case], tokens_of(case), folder, is_merged)
@@ -160,12 +161,12 @@ def test_adapters_that_peft_saved_load_here_and_ours_there(tmp_path):
     again = [
         step | {"adapter": str(tmp_path / "ours" / case), "merge": is_merged}
         for is_merged in (False, True)
-        for case, step in zip(CASES, steps, strict=True)
+        for case, step in zip(ADAPTED, steps, strict=True)
     ]
     reloaded = run_reference(again)
     for case, before, after, merged in zip(
-        CASES, saved, reloaded, reloaded[len(CASES) :], strict=False
+        ADAPTED, saved, reloaded, reloaded[len(ADAPTED) :], strict=False
     ):
         np.testing.assert_array_equal(before, after, err_msg=case)
         assert_close(merged, before, case)
-    check_record("adapter", dict(zip(CASES, saved[len(CASES) :], strict=True)))
+    check_record("adapter", dict(zip(ADAPTED, saved[len(ADAPTED) :], strict=True)))

@@ -1,5 +1,6 @@
 """Export: the files have the same bits as those that were loaded, and every refusal."""
 
+import itertools
 import json
 
 import jax
@@ -70,13 +71,15 @@ def test_files_hold_at_most_the_bytes_asked_for_and_the_index_finds_all(tmp_path
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert files == sorted(set(index["weight_map"].values()))
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    found = {}
+    found, sizes = {}, []
     for name in files:
         part = load_file(tmp_path / "out" / name)
-        assert sum(tensor.nbytes for tensor in part.values()) <= largest
+        sizes.append(sum(tensor.nbytes for tensor in part.values()))
         found |= part
         with safe_open(tmp_path / "out" / name, framework="np") as file:
             assert file.metadata() == {"format": "pt"}
+    assert max(sizes) <= largest
+    assert all(first + second > largest for first, second in itertools.pairwise(sizes))
     assert_same_bits(found, tensors)
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
     assert_same_bits(load_params(tmp_path / "out", config, mesh=mesh_of(1)), params)
