@@ -87,7 +87,7 @@ CASES = {
 
 LORA = LoraConfig(rank=3, alpha=7.0)
 ADAPTED = ("qwen2.5", "smollm2")
-"""The cases that are also compared with an adapter: biases, and fewer key heads with tied tables."""
+"""Compared with an adapter too: one with biases, and one with a tied table."""
 
 
 def mesh():
