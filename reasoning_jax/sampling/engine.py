@@ -35,6 +35,7 @@ from reasoning_jax.sampling.rows import (
     fill_rows,
     read_prompts,
 )
+from reasoning_jax.text.joint import first_stop
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text; must bear ids that end inside a character."""
@@ -325,11 +326,9 @@ def _before_stop(tokens: list[int], stop: tuple[str, ...], decode: Decode) -> in
     """
     if not stop:
         return None
-    text = decode(tokens)
-    starts = [start for start in (text.find(string) for string in stop) if start >= 0]
-    if not starts:
+    first = first_stop(decode(tokens), stop)
+    if first is None:
         return None
-    first = min(starts)
     count = len(tokens)
     while count and len(decode(tokens[:count])) > first:
         count -= 1

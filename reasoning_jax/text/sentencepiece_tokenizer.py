@@ -1,0 +1,111 @@
+"""SentencePiece models: loading one, and training a small one for models made from scratch.
+
+Dimension key: none.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from core_jax.errors import ConfigError, DataError
+from reasoning_jax.text.tokenizer import TokenPolicy, fingerprint_of
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model; see `Tokenizer` for its methods.
+
+    Special tokens are never read from text: SentencePiece has no such form.
+
+    Args:
+      path: the file `tokenizer.model`.
+      policy: special tokens around a sequence; both by default.
+
+    Raises:
+      DataError: the file is absent or damaged, or has no end of sequence.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, policy: TokenPolicy | None = None):
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise DataError(f"there is no SentencePiece model '{path}'")
+        content = path.read_bytes()
+        try:
+            self._inner = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
+            raise DataError(f"'{path}' is no SentencePiece model: {error}") from error
+        if self._inner.eos_id() < 0:
+            raise DataError(f"'{path}' has no end-of-sequence token; responses would never end")
+        self.policy = policy or TokenPolicy(add_bos=self._inner.bos_id() >= 0, add_eos=True)
+        self.vocab_size: int = self._inner.vocab_size()
+        self.bos_id = self._inner.bos_id() if self._inner.bos_id() >= 0 else None
+        self.eos_ids = (self._inner.eos_id(),)
+        pad_id = self._inner.pad_id()
+        self.pad_id: int = pad_id if pad_id >= 0 else self._inner.eos_id()
+        self.fingerprint = fingerprint_of(
+            hashlib.sha256(content).hexdigest(), dataclasses.asdict(self.policy)
+        )
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """See `Tokenizer.encode`; `special` has no effect."""
+        del special
+        return self._inner.encode(text)
+
+    def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """See `Tokenizer.decode`."""
+        if keep_special:
+            return "".join(self._inner.id_to_piece(int(token_id)) for token_id in token_ids)
+        return self._inner.decode([int(token_id) for token_id in token_ids])
+
+
+def train_sentencepiece(
+    lines: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int
+) -> SentencePieceTokenizer:
+    """Trains a unigram model with byte fallback: the same lines give the same file.
+
+    Digits are tokens of their own, spaces and line breaks are kept as they are, so that text
+    survives the round trip.
+
+    Args:
+      lines: the corpus, one text each.
+      path: the file to write.
+      vocab_size: tokens, specials and 256 bytes included.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      ConfigError: a vocabulary that the corpus cannot fill, or smaller than bytes and specials.
+    """
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(list(lines)),
+            model_writer=written,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            character_coverage=1.0,
+            num_threads=1,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"a SentencePiece model of {vocab_size} tokens cannot be trained on this corpus "
+            f"({error}); choose another vocab_size or give more text"
+        ) from error
+    pathlib.Path(path).write_bytes(written.getvalue())
+    return SentencePieceTokenizer(path)
