@@ -131,16 +131,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         key=dropout_key,
         folder=folder,
         config=config.loop,
-        fingerprint=fingerprint(
-            {
-                "model": model.fingerprint,
-                "tokenizer": model.tokenizer.fingerprint,
-                "lora": config.lora,
-                "optim": config.optim,
-                "packing": config.packing,
-                "batch_size": config.batch_size,
-            }
-        ),
+        fingerprint=_identity(config, model),
         evaluate=_validation(objective, valid_rows, config.batch_size, mesh, frozen),
         best_metric=BEST_METRIC,
         lower_is_better=True,
@@ -155,6 +146,20 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     )
     report = dataclasses.asdict(train_rows.report)
     return {"best_step": result.best_step, "last_step": result.step, BEST_METRIC: best} | report
+
+
+def _identity(config: SftConfig, model: LoadedModel) -> str:
+    """Fingerprint of all that a checkpoint depends on."""
+    return fingerprint(
+        {
+            "model": model.fingerprint,
+            "tokenizer": model.tokenizer.fingerprint,
+            "lora": config.lora,
+            "optim": config.optim,
+            "packing": config.packing,
+            "batch_size": config.batch_size,
+        }
+    )
 
 
 def train_flops(model: DecoderConfig, config: SftConfig) -> float:
