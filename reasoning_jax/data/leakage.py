@@ -178,7 +178,9 @@ def leakage_text(report: LeakageReport, *, num_examples: int = 3) -> str:
         f"test questions leaked  {report.num_leaked:>8,}  ({report.share:.2%})",
         f"of these, word by word {report.num_same_text:>8,}",
     ]
-    for pair in sorted(report.pairs, key=lambda pair: -pair.overlap)[:num_examples]:
+    for pair in sorted(report.pairs, key=lambda pair: (-pair.is_same_text, -pair.overlap))[
+        :num_examples
+    ]:
         lines.append(f"{pair.overlap:.2f}  test  {pair.test.problem_id}: {_shown(pair.test)}")
         lines.append(f"      train {pair.train.problem_id}: {_shown(pair.train)}")
     return "\n".join(lines)

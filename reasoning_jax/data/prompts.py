@@ -96,9 +96,9 @@ def render_prompt(problem: Problem, config: PromptConfig, template: ChatTemplate
 
 
 def stop_strings(style: PromptStyle) -> tuple[str, ...]:
-    """What ends a response besides the end of sequence: the head of a next problem.
+    r"""What ends a response besides the end of sequence: the head of a next problem.
 
     >>> stop_strings(PromptStyle.WORD_SHOTS)
-    ('\\n\\nQuestion:',)
+    ('\n\nQuestion:',)
     """
     return () if style is PromptStyle.CHAT else (f"\n\n{_HEADS[style][0]}",)
