@@ -55,11 +55,10 @@ class ByteTokenizer:
         return ids + list(text[start:].encode())
 
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """See `Tokenizer.decode`."""
+        """See `Tokenizer.decode`; ids past the vocabulary (a model may have more rows) say nothing."""
+        written = [name.encode() * keep_special for name in SPECIALS]
         parts = [
-            bytes([token_id])
-            if token_id < 256
-            else SPECIALS[token_id - 256].encode() * keep_special
+            bytes([token_id]) if token_id < 256 else b"".join(written[token_id - 256 :][:1])
             for token_id in token_ids
         ]
         return b"".join(parts).decode(errors="replace")

@@ -63,7 +63,7 @@ class ChatTemplate:
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise DataError(f"the chat template cannot be rendered: {error}") from error
 
 
@@ -106,7 +106,9 @@ def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate | None:
 @functools.lru_cache(maxsize=16)
 def _compiled(source: str) -> jinja2.Template:
     """A template in a sandbox that can change nothing."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        loader=jinja2.DictLoader({}), trim_blocks=True, lstrip_blocks=True
+    )
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = _now
     environment.filters["tojson"] = _to_json

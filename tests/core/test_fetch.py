@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
-from core_jax.errors import DataError
 from core_jax.data import fetch
 from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
+from core_jax.errors import DataError
 
 CONTENT = b"some data"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

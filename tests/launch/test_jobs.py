@@ -30,7 +30,7 @@ def test_every_preset_is_documented_and_survives_flags_and_json(job, preset, tmp
 
 @pytest.mark.parametrize("job", JOBS)
 def test_names_and_summaries(job):
-    assert job.partition(".")[0] in ("rec", "reason")
+    assert job.partition(".")[0] in ("rec", "reasoning")
     assert 10 < len(JOBS[job].summary) < 80
 
 

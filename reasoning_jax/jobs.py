@@ -1,0 +1,125 @@
+"""The jobs of the reasoning track.
+
+Dimension key: none.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+
+from core_jax.config import from_dict
+from core_jax.errors import DataError
+from core_jax.jobs import Job
+from core_jax.mesh import make_mesh
+from reasoning_jax.comparison import compare_runs
+from reasoning_jax.config import CompareConfig, EvaluateConfig, ExportConfig, SftConfig
+from reasoning_jax.model.lora import merge
+from reasoning_jax.presets import EVALUATE_PRESETS, SFT_PRESETS
+from reasoning_jax.stages import evaluate, rollout, sft
+from reasoning_jax.weights.hf_export import export_model
+from reasoning_jax.weights.peft import Adapter, export_adapter
+
+
+def run_evaluate(config: EvaluateConfig) -> None:
+    """Samples, grades, sums up, and prints the table."""
+    if not (rollout.run(config) and evaluate.run(config)):
+        return
+    folder = evaluate.results_folder(config.run_dir)
+    print(f"\n{(folder / 'results.md').read_text(encoding='utf-8')}")
+    print(f"Every solution: {rollout.trajectories_path(config.run_dir)}")
+    print(f"Picture: {folder / 'accuracy.png'}")
+
+
+def run_rollout(config: EvaluateConfig) -> None:
+    """Samples and grades, without a summary."""
+    if rollout.run(config):
+        print(f"Solutions: {rollout.trajectories_path(config.run_dir)}")
+
+
+def run_sft(config: SftConfig) -> None:
+    """Fine-tunes; the adapters or the model are written for others by `reasoning.export`."""
+    if sft.run(config):
+        print(f"Trained: {config.run_dir}; write it with reasoning.export --run-dir")
+
+
+def run_compare(config: CompareConfig) -> None:
+    """Compares two evaluations problem by problem."""
+    result = compare_runs(
+        evaluate.per_problem(config.first),
+        evaluate.per_problem(config.second),
+        seed=config.score.seed,
+        names=(config.first, config.second),
+        num_samples=config.score.bootstrap_samples,
+        confidence=config.score.confidence,
+    )
+    folder = pathlib.Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.md").write_text(result.table() + "\n", encoding="utf-8")
+    fields = json.dumps(dataclasses.asdict(result), indent=2)
+    (folder / "comparison.json").write_text(fields + "\n", encoding="utf-8")
+    print(result.table())
+
+
+def run_export(config: ExportConfig) -> None:
+    """Writes a fine-tuned model, or its adapters, in the formats of others."""
+    path = pathlib.Path(config.run_dir) / "config.json"
+    if not path.is_file():
+        raise DataError(f"'{config.run_dir}' is no run: it has no config.json")
+    trained = from_dict(SftConfig, json.loads(path.read_text(encoding="utf-8")))
+    mesh = make_mesh(trained.mesh)
+    model, adapters = sft.load_trained(dataclasses.replace(trained, run_dir=config.run_dir), mesh)
+    if adapters is not None and not config.merge:
+        adapter = Adapter(config=trained.lora, params=adapters)
+        export_adapter(config.folder, model.config, adapter)
+        print(f"Adapter: {config.folder}")
+        return
+    params = model.params
+    if adapters is not None:
+        params = merge(params, adapters, trained.lora.scale)
+    params = jax.tree.map(lambda leaf: leaf.astype(config.dtype.dtype), params)
+    source = pathlib.Path(trained.model.source)
+    export_model(
+        config.folder, model.config, params, source_folder=source if source.is_dir() else None
+    )
+    print(f"Model: {config.folder}")
+
+
+def _compare_defaults() -> CompareConfig:
+    """Two runs of reasoning.evaluate over the same problems; a second."""
+    return CompareConfig()
+
+
+def _export_defaults() -> ExportConfig:
+    """Adapters in PEFT's format, or a whole model as safetensors; seconds."""
+    return ExportConfig()
+
+
+JOBS: dict[str, Job] = {
+    "reasoning.evaluate": Job(
+        run_evaluate,
+        EVALUATE_PRESETS,
+        "Sample solutions, grade them, report accuracy, pass@k, majority@k.",
+        may_change=("score", "engine", "mesh"),
+    ),
+    "reasoning.rollout": Job(
+        run_rollout, EVALUATE_PRESETS, "Sample and grade alone.", may_change=("engine", "mesh")
+    ),
+    "reasoning.sft": Job(
+        run_sft, SFT_PRESETS, "Fine-tune on solutions: all parameters, or LoRA adapters."
+    ),
+    "reasoning.compare": Job(
+        run_compare,
+        {"default": _compare_defaults},
+        "Two evaluations pair by pair (--first RUN --second RUN).",
+        owns_run=False,
+    ),
+    "reasoning.export": Job(
+        run_export,
+        {"default": _export_defaults},
+        "A fine-tuned model as safetensors, or its adapters in PEFT's format.",
+        owns_run=False,
+    ),
+}
+"""Every reasoning job by its name on the command line."""

@@ -1,0 +1,247 @@
+"""Stage: fine-tune on solutions, all parameters or adapters.
+
+Dimension key: none.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from core_jax.arrays import Params
+from core_jax.checkpoint import restore_params
+from core_jax.config import fingerprint
+from core_jax.data.pipeline import make_pipeline, to_device
+from core_jax.loop import Evaluate, fit
+from core_jax.mesh import make_mesh
+from core_jax.metrics import compute, merge
+from core_jax.optim import make_optimizer, make_schedule
+from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.sharding import match_rules
+from core_jax.train_state import init_state
+from core_jax.train_step import Objective, make_eval_step, make_train_step
+from reasoning_jax.config import SftConfig, Solutions
+from reasoning_jax.data.load import load_problems
+from reasoning_jax.data.packing import PackedRows, to_packed_batch
+from reasoning_jax.data.problems import Problem
+from reasoning_jax.data.procedural import refuse_derived
+from reasoning_jax.data.prompts import PromptStyle, render_prompt
+from reasoning_jax.data.sft_examples import (
+    SftExamples,
+    examples_from_problems,
+    examples_from_trajectories,
+)
+from reasoning_jax.data.trajectories import read_trajectories
+from reasoning_jax.model import decoder_lm, lora
+from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.shardings import RULES
+from reasoning_jax.objectives import sft_objective
+from reasoning_jax.text.joint import encode_pair
+from reasoning_jax.weights.model_source import LoadedModel, load_source
+
+NAME = "sft"
+BEST_METRIC = "valid_loss"
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def run(config: SftConfig) -> bool:
+    """Runs the stage unless it is done. Returns whether it is done now."""
+    ignored = ("run_dir", "mesh")
+    parts = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in ignored
+    }
+    return run_stage(config.run_dir, NAME, parts, functools.partial(_train, config))
+
+
+def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | None]:
+    """The model of a finished run, from its best step.
+
+    Returns:
+      The model, and its adapters where these were trained: they stand apart from it. Without
+      adapters the model's parameters are the trained ones.
+
+    Raises:
+      DataError: the run is not finished.
+    """
+    step = read_done(config.run_dir, NAME)["facts"]["best_step"]
+    model = load_source(config.model, mesh)
+    init = _initialiser(config, model)
+    abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        match_rules(RULES, abstract, mesh),
+    )
+    folder = stage_folder(config.run_dir, NAME) / "checkpoints"
+    trained = restore_params(folder, target, step=step)
+    if config.lora.rank:
+        return model, trained
+    return dataclasses.replace(model, params=trained), None
+
+
+def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
+    """Wires data, model, objective and optimizer, and trains."""
+    mesh = make_mesh(config.mesh)
+    model = load_source(config.model, mesh)
+    train_rows, valid_rows = _rows(config, model)
+    architecture = dataclasses.replace(model.config, remat=config.remat)
+    adapts = config.lora.rank > 0
+    frozen = model.params if adapts else None
+    objective = functools.partial(
+        sft_objective,
+        config=architecture,
+        chunk=min(config.chunk, config.packing.row_length),
+        lora=config.lora if adapts else None,
+        mesh=mesh if mesh.size > 1 else None,
+    )
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    optimizer = make_optimizer(config.optim, config.loop.num_steps)
+    state, shardings = init_state(
+        _initialiser(config, model), optimizer, mesh=mesh, rules=RULES, key=init_key
+    )
+    if not adapts:
+        # The loaded weights are the start; the state was born with others of the same shapes.
+        state = dataclasses.replace(state, params=_owned(model.params, shardings.params))
+    result = fit(
+        state=state,
+        train_step=make_train_step(
+            objective,
+            optimizer,
+            mesh=mesh,
+            state_shardings=shardings,
+            num_microbatches=config.num_microbatches,
+            schedule=make_schedule(config.optim, config.loop.num_steps),
+            frozen=frozen,
+        ),
+        pipeline=make_pipeline(
+            train_rows,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            transform=to_packed_batch,
+        ),
+        key=dropout_key,
+        folder=folder,
+        config=config.loop,
+        fingerprint=_identity(config, model),
+        evaluate=_validation(objective, valid_rows, config.batch_size, mesh, frozen),
+        best_metric=BEST_METRIC,
+        lower_is_better=True,
+        tokens_per_batch=config.batch_size * config.packing.row_length,
+        flops_per_step=train_flops(architecture, config),
+    )
+    if result.preempted:
+        return None
+    best = min(
+        (row[BEST_METRIC] for row in result.history if row.get(BEST_METRIC) is not None),
+        default=None,
+    )
+    report = dataclasses.asdict(train_rows.report)
+    return {"best_step": result.best_step, "last_step": result.step, BEST_METRIC: best} | report
+
+
+def _identity(config: SftConfig, model: LoadedModel) -> str:
+    """Fingerprint of all that a checkpoint depends on."""
+    return fingerprint(
+        {
+            "model": model.fingerprint,
+            "tokenizer": model.tokenizer.fingerprint,
+            "lora": config.lora,
+            "optim": config.optim,
+            "packing": config.packing,
+            "batch_size": config.batch_size,
+        }
+    )
+
+
+def train_flops(model: DecoderConfig, config: SftConfig) -> float:
+    """FLOPs that a step needs, attention left out.
+
+    Two per parameter and token forward, two for the gradient of the activations, and two for that
+    of the weights where these are trained.
+    """
+    products = 3 if config.lora.rank == 0 else 2
+    table = model.vocab_size * model.model_dim
+    num_used = model.num_params - (0 if model.tied_embeddings else table)
+    return 2.0 * products * num_used * config.batch_size * config.packing.row_length
+
+
+def _initialiser(config: SftConfig, model: LoadedModel) -> Callable[..., Params]:
+    """What the train state's parameters are born as."""
+    if config.lora.rank:
+        return functools.partial(lora.init_lora, model.config, config.lora)
+    return functools.partial(decoder_lm.init_params, model.config)
+
+
+def _owned(params: Params, shardings: Params) -> Params:
+    """Float32 copies that the train step may give up."""
+    copy = jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float32) + 0.0, tree),
+        out_shardings=shardings,
+    )
+    return copy(params)
+
+
+def _rows(config: SftConfig, model: LoadedModel) -> tuple[PackedRows, PackedRows]:
+    """Training and validation rows; what was left out is logged."""
+    found = _examples(config, model)
+    _LOGGER.info("examples: %s", found.summary())
+    held_out = min(config.held_out, len(found.examples) // 2)
+    pad_id = model.tokenizer.pad_id
+    valid = PackedRows(found.examples[:held_out], config.packing, pad_id=pad_id)
+    train = PackedRows(found.examples[held_out:], config.packing, pad_id=pad_id)
+    _LOGGER.info("training rows: %s", train.report)
+    return train, valid
+
+
+def _examples(config: SftConfig, model: LoadedModel) -> SftExamples:
+    """Tokenised examples of problems or of sampled solutions."""
+    if config.solutions is Solutions.TRAJECTORIES:
+        return examples_from_trajectories(
+            read_trajectories(config.trajectories),
+            choice=config.choice,
+            encode=functools.partial(
+                encode_pair, model.tokenizer, special_prompt=model.template is not None
+            ),
+        )
+    refuse_derived(config.problems.task, config.tested_on)
+    is_chat = config.prompt.style is PromptStyle.CHAT
+    solved = [
+        dataclasses.replace(one, solution=one.solution or f"The answer is {one.answer}.")
+        for one in load_problems(config.problems)
+    ]
+    return examples_from_problems(
+        solved,
+        prompt_of=lambda one: render_prompt(cast(Problem, one), config.prompt, model.template).text,
+        # After "Answer:" a model goes on with a space; a chat's turn begins with the text itself.
+        response_of=lambda one: f"{'' if is_chat else ' '}{one.solution}",
+        encode=functools.partial(encode_pair, model.tokenizer, special_prompt=is_chat),
+    )
+
+
+def _validation(
+    objective: Objective, rows: PackedRows, batch_size: int, mesh: Mesh, frozen: Params | None
+) -> Evaluate:
+    """The loss on the rows kept back, in batches of one shape."""
+    eval_step = make_eval_step(objective, mesh=mesh, frozen=frozen)
+
+    def evaluate(state: Any) -> dict[str, float]:
+        totals = None
+        for batch in rows.in_order(batch_size):
+            metrics = eval_step(state.params, to_device(batch, mesh))
+            totals = metrics if totals is None else merge(totals, metrics)
+        assert totals is not None, "there is at least one row"
+        values = compute(totals)
+        return {
+            f"valid_{name}": value for name, value in values.items() if isinstance(value, float)
+        }
+
+    return evaluate
