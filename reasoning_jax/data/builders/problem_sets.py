@@ -1,9 +1,9 @@
 """GSM8K, MATH, MATH500 and SVAMP through a TensorFlow Datasets builder; no TensorFlow needed.
 
-GSM8K (Cobbe et al., 2021, arXiv:2110.14168) is fetched from its authors' repository where that can
-be reached. MATH (Hendrycks et al., 2021, arXiv:2103.03874), MATH500 (Lightman et al., 2023,
-arXiv:2305.20050) and SVAMP (Patel et al., 2021, arXiv:2103.07191) have no address that is sure to
-last: give the file. What is built lies as ArrayRecord in the data cache.
+GSM8K (Cobbe et al., 2021, arXiv:2110.14168) and MATH500 (Lightman et al., 2023, arXiv:2305.20050)
+are fetched from their authors' repositories where those can be reached. MATH (Hendrycks et al.,
+2021, arXiv:2103.03874) and SVAMP (Patel et al., 2021, arXiv:2103.07191) have no address that is
+sure to last: give the file. What is built lies as ArrayRecord in the data cache.
 
 Dimension key: none.
 """
@@ -11,6 +11,7 @@ Dimension key: none.
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from core_jax.data.fetch import Address, cache_folder, fetch_first, file_sha256
 from core_jax.errors import DataError, nearest_name
 from reasoning_jax.answers.extraction import last_boxed
 from reasoning_jax.data.problems import Problem, check_unique
+
+_LOGGER = logging.getLogger(__name__)
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("train", "test"),
@@ -47,6 +50,15 @@ ADDRESSES: dict[tuple[str, str], Address] = {
     )
 }
 """Where a split can be fetched."""
+# The repository keeps this file in Git LFS; its pointer there states this SHA-256.
+ADDRESSES["math500", "test"] = Address(
+    url=(
+        "https://github.com/openai/prm800k/raw/00811d6de065642a6967b9017d4cee59550c0ef4/"
+        "prm800k/math_splits/test.jsonl"
+    ),
+    filename="math500_test.jsonl",
+    sha256="35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132",
+)
 
 _COLUMNS = {
     "gsm8k": "question, answer (worked, its last line '#### N')",
@@ -73,7 +85,7 @@ class ProblemSet(tfds.core.GeneratorBasedBuilder):
         """Makes a builder.
 
         Args:
-          source: the split's file.
+          source: the split's file, or MATH's folder.
           **builder_arguments: those of every TensorFlow Datasets builder: config, data_dir,
             file_format.
         """
@@ -126,19 +138,21 @@ def load_problem_set(
     Args:
       name: "gsm8k", "math", "math500" or "svamp".
       split: "train" or "test".
-      source: the split's file (JSONL or Parquet), or a folder with SPLIT.jsonl or SPLIT.parquet;
+      source: the split's file (JSONL, Parquet or a JSON list), or a folder with SPLIT.jsonl,
+        SPLIT.parquet or SPLIT.json, or MATH's folder as published, SPLIT/SUBJECT/NUMBER.json;
         None: the data cache, fetched if absent.
       cache_dir: as in `fetch.cache_folder`.
 
     Raises:
-      DataError: no such set or split; a file that cannot be had or read; rows without an answer.
+      DataError: no such set or split; a file that cannot be had or read; no row with an answer
+        (single rows without one are left out, counted and logged); damaged records.
     """
     if name not in SPLITS:
         raise DataError(f"no problem set '{name}'. {nearest_name(name, SPLITS)}")
     if split not in SPLITS[name]:
         raise DataError(f"'{name}' has no split '{split}'; it has {', '.join(SPLITS[name])}")
     path = _file(name, split, source, cache_dir)
-    data_dir = cache_folder(cache_dir) / "tfds" / f"problems_{file_sha256(path)[:16]}"
+    data_dir = cache_folder(cache_dir) / "tfds" / f"problems_{_digest(path)[:16]}"
     builder = ProblemSet(
         source=str(path), config=f"{name}-{split}", data_dir=data_dir, file_format="array_record"
     )
@@ -148,6 +162,7 @@ def load_problem_set(
             builder.download_and_prepare()
         finally:
             tfds.enable_progress_bar()
+    _check_records(pathlib.Path(builder.data_path))
     records = cast(Any, builder).as_data_source(split)
     examples = records.__getitems__(range(len(records)))
     return check_unique([_problem(name, example) for example in examples], f"'{name}' {split}")
@@ -175,11 +190,16 @@ def _file(
     """The split's file."""
     if source is not None:
         path = pathlib.Path(source)
-        found = [path, *(path / f"{split}.{suffix}" for suffix in ("jsonl", "parquet"))]
+        found = [path, *(path / f"{split}.{suffix}" for suffix in ("jsonl", "parquet", "json"))]
         for candidate in found:
             if candidate.is_file():
                 return candidate
-        raise DataError(f"'{source}' is no file, nor a folder with {split}.jsonl or .parquet")
+        if name == "math" and _single_files(path / split):
+            return path / split
+        raise DataError(
+            f"'{source}' is no file, nor a folder with {split}.jsonl, .parquet or .json; give the "
+            f"file of '{name}' {split}, with the columns {_COLUMNS[name]}"
+        )
     if (name, split) in ADDRESSES:
         return fetch_first([ADDRESSES[name, split]], cache_dir=cache_dir)
     raise DataError(
@@ -188,33 +208,101 @@ def _file(
     )
 
 
+def _single_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """MATH's files, one problem each: SUBJECT/NUMBER.json, in the order of subject and number."""
+    found = folder.glob("*/*.json")
+    return sorted(found, key=lambda file: (file.parent.name, len(file.stem), file.stem))
+
+
+def _digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's single files."""
+    if path.is_file():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in _single_files(path):
+        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_records(folder: pathlib.Path) -> None:
+    """Compares the built files with their checksums, which are written the first time.
+
+    ArrayRecord's own checksums do not find a small file that was cut off.
+    """
+    expected_path = folder / "sha256.json"
+    seen = {file.name: file_sha256(file) for file in sorted(folder.glob("*array_record*"))}
+    if not expected_path.exists():
+        expected_path.write_text(json.dumps(seen), encoding="utf-8")
+    if json.loads(expected_path.read_text(encoding="utf-8")) != seen:
+        raise DataError(
+            f"the files built in '{folder}' are not those that were written; delete that folder, "
+            "it is then built again"
+        )
+
+
+def _rows(name: str, path: pathlib.Path) -> list[Row]:
+    """The rows of a file or folder, as they stand there."""
+    try:
+        if path.is_dir():
+            prefix = f"{path.name}/"
+            return [
+                {
+                    **json.loads(file.read_text(encoding="utf-8")),
+                    "unique_id": prefix + file.relative_to(path).as_posix(),
+                }
+                for file in _single_files(path)
+            ]
+        if path.suffix == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            return pl.read_parquet(path).to_dicts()
+        else:
+            return pl.read_ndjson(path, infer_schema_length=None).to_dicts()
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"'{path}' cannot be read as '{name}' ({error}); check that it is whole"
+        ) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"'{path}' is no JSON list of objects; give '{name}' as published")
+    return rows
+
+
 def read_problems(name: str, split: str, path: str | os.PathLike[str]) -> list[Problem]:
     """Reads a split's file as its authors wrote it.
 
+    Rows without an answer are left out, counted and logged: MATH's training split is known to have
+    two whose box is empty in copies that are in use. Ids are the rows' places, so that they do not
+    depend on what is left out.
+
     Raises:
-      DataError: unreadable, or rows without an answer (all are counted, the first is named).
+      DataError: unreadable, a column that is not there, or no row with an answer.
     """
     path = pathlib.Path(path)
-    try:
-        rows = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_ndjson(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"'{path}' cannot be read: {error}") from error
+    rows = _rows(name, path)
     problems: list[Problem] = []
     bad: list[int] = []
-    for index, row in enumerate(rows.iter_rows(named=True)):
+    for index, row in enumerate(rows):
         try:
             problem = _READERS[name](row, f"{name}-{split}-{index:05}")
         except KeyError as error:
             raise DataError(
                 f"'{path}' has no column {error}; '{name}' files have the columns {_COLUMNS[name]}"
             ) from error
-        if problem is None:
+        except (AttributeError, TypeError, ValueError):
+            problem = None  # null, or of another type, where text or a number belongs
+        if problem is None or not problem.question.strip() or not problem.answer:
             bad.append(index)
         else:
             problems.append(problem)
-    if bad:
+    if not problems:
         raise DataError(
-            f"'{path}': {len(bad)} of {rows.height} rows have no answer, the first is row {bad[0]}"
+            f"'{path}': none of {len(rows)} rows has a question and an answer; '{name}' files have "
+            f"the columns {_COLUMNS[name]}"
+        )
+    if bad:
+        _LOGGER.warning(
+            "'%s': left out %d of %d rows, which have no question or no answer, as row %d",
+            *(path, len(bad), len(rows), bad[0]),
         )
     return problems
 
