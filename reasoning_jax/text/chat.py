@@ -16,6 +16,7 @@ import jinja2
 import jinja2.sandbox
 
 from core_jax.errors import DataError
+from reasoning_jax.text.folder_fields import read_token_fields, token_text
 
 _ROLES = ("system", "user", "assistant")
 
@@ -62,9 +63,12 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
+                tools=None,  # defined, as templates of the reference expect: "tools is not none"
+                documents=None,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise DataError(f"the chat template cannot be rendered: {error}") from error
+        except Exception as error:  # a template is a program and can fail in any way
+            what = str(error) or type(error).__name__
+            raise DataError(f"the chat template cannot be rendered: {what}") from error
 
 
 def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate | None:
@@ -80,34 +84,48 @@ def load_chat_template(folder: str | os.PathLike[str]) -> ChatTemplate | None:
       The template, or None where there is none (base models).
 
     Raises:
-      DataError: a list of templates without a default.
+      DataError: a damaged file; a list of templates without a default.
     """
     folder = pathlib.Path(folder)
-    path = folder / "tokenizer_config.json"
-    fields: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    fields = read_token_fields(folder)
     source = fields.get("chat_template")
-    if isinstance(source, list):
-        named = {entry["name"]: entry["template"] for entry in source}
-        if "default" not in named:
-            raise DataError(
-                f"'{path}' has the chat templates {', '.join(named)}, and none called 'default'"
-            )
-        source = named["default"]
     own = folder / "chat_template.jinja"
     if own.is_file():
         source = own.read_text("utf-8")
+    if isinstance(source, list):
+        named = _named_templates(source, folder)
+        if "default" not in named:
+            raise DataError(
+                f"'{folder}' has the chat templates {', '.join(named)}, and none called 'default'; "
+                "put the one to use into chat_template.jinja"
+            )
+        source = named["default"]
     if source is None:
         return None
-    tokens = [fields.get(name) for name in ("bos_token", "eos_token")]
-    bos, eos = (token.get("content") if isinstance(token, dict) else token for token in tokens)
+    if not isinstance(source, str):
+        raise DataError(f"'{folder}': chat_template is {source!r}; expected text or a list")
+    bos, eos = (token_text(fields.get(name)) for name in ("bos_token", "eos_token"))
     return ChatTemplate(source=source, bos_token=bos or "", eos_token=eos or "")
+
+
+def _named_templates(entries: list[Any], folder: pathlib.Path) -> dict[str, str]:
+    """Name to source, of a list of named templates."""
+    try:
+        return {entry["name"]: entry["template"] for entry in entries}
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            f"'{folder}': chat_template lists an entry without name and template: {entries!r:.80}"
+        ) from error
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(source: str) -> jinja2.Template:
     """A template in a sandbox that can change nothing."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        loader=jinja2.DictLoader({}), trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.DictLoader({}),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols"],
     )
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = _now
@@ -125,6 +143,14 @@ def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """JSON without the HTML escapes of Jinja's own filter."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

@@ -17,6 +17,7 @@ from reasoning_jax.text.json_tokenizer import JsonTokenizer
 from reasoning_jax.text.tokenizer import TokenPolicy
 
 _CONTROL, _USER_DEFINED = 3, 4
+_LLAMA = "llama-bpe"
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>")
 """Tokens that end a turn or a text wherever a vocabulary has them."""
 
@@ -42,10 +43,11 @@ _PRE_TOKENIZERS = {
     "smollm": lambda: pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), _gpt2()]
     ),
-    "llama-bpe": lambda: _split(rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}"),
+    _LLAMA: lambda: _split(rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}"),
     "qwen2": lambda: _split(rf"{_LETTERS}|\p{{N}}|{_REST}"),
 }
-"""`tokenizer.ggml.pre` to how text is cut before merging."""
+"""`tokenizer.ggml.pre` to how text is cut before merging. A file that says "default" or nothing
+was converted without knowing; it is cut as the vocabulary's kind, GPT-2's, was made to be."""
 
 
 def read_gguf_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,7 +81,8 @@ def load_gguf_tokenizer(
     Args:
       path: the file.
       policy: special tokens around a sequence; by default a beginning-of-sequence token if the
-        file asks for one (`tokenizer.ggml.add_bos_token`), and an end after trained responses.
+        file asks for one (`tokenizer.ggml.add_bos_token`; "llama-bpe" has one unless the file
+        says no), and an end after trained responses.
 
     Returns:
       The tokenizer.
@@ -101,12 +104,21 @@ def load_gguf_tokenizer(
             f"{nearest_name(kind, _PRE_TOKENIZERS)} Use the model's own tokenizer files"
         )
     tokens: list[str] = required("tokens")
-    inner = _build(tokens, required("merges"), required("token_type"), kind)
+    try:
+        inner = _build(tokens, required("merges"), required("token_type"), kind)
+    except Exception as error:  # the package raises bare Exception
+        raise DataError(
+            f"'{path}': tokens, token_type and merges do not make a tokenizer ({error}); fetch the "
+            "file again or use the model's own tokenizer files"
+        ) from error
     eos = int(required("eos_token_id"))
-    ends = [token_id for name in _ENDS if (token_id := inner.token_to_id(name)) is not None]
+    ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    ends = [int(one) for one in ends if one is not None]
+    ends += [token_id for name in _ENDS if (token_id := inner.token_to_id(name)) is not None]
     bos_id = fields.get("tokenizer.ggml.bos_token_id")
     pad_id = fields.get("tokenizer.ggml.padding_token_id", eos)
-    adds_bos = bool(fields.get("tokenizer.ggml.add_bos_token", False))
+    by_default = kind == _LLAMA and bos_id is not None
+    adds_bos = bool(fields.get("tokenizer.ggml.add_bos_token", by_default))
     return JsonTokenizer(
         inner,
         bos_id=None if bos_id is None else int(bos_id),
@@ -141,7 +153,9 @@ def _build(
     """The tokenizer itself: vocabulary, merges, cutting, special tokens."""
     pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    model = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=kind == "llama-bpe")
+    if len(vocabulary) < len(tokens):
+        raise ValueError(f"{len(tokens) - len(vocabulary)} tokens stand in the list twice")
+    model = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=kind == _LLAMA)
     inner = tokenizers.Tokenizer(model)
     if kind == "qwen2":
         inner.normalizer = normalizers.NFC()

@@ -1,9 +1,12 @@
 """Prompts and responses as tokens of one sequence, with the boundary found.
 
-A prompt and a response are tokenised as one text, as the model meets them: "Answer: " and "She"
-may share the token " She". A token that reaches over the boundary belongs to the response, since
-the model writes it; so the prompt's tokens are a prefix of the sequence, and a response is never
-trained on from its middle.
+A prompt and a response are tokenised as one text: "Answer: " and "She" may share the token " She".
+The response starts at the first token in which the sequence differs from the prompt tokenised
+alone. So the tokens before it are always a prefix of what the model is given when it samples, and
+a token that reaches over the boundary belongs to the response, which is never trained on from its
+middle. Where the response's first letters change how earlier letters of the prompt are cut, these
+tokens of the prompt belong to the response too; text is never lost: the tokens before the start say
+a prefix of the prompt, and all tokens say prompt and response.
 
 Dimension key: none.
 """

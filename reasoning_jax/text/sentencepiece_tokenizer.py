@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
@@ -19,7 +20,9 @@ from reasoning_jax.text.tokenizer import TokenPolicy, fingerprint_of
 class SentencePieceTokenizer:
     """A SentencePiece model; see `Tokenizer` for its methods.
 
-    Special tokens are never read from text: SentencePiece has no such form.
+    Control pieces ("<s>", "</s>") in a text are read as such where `special` says so; text
+    between them is tokenised by itself. User-defined pieces are SentencePiece's to read, and it
+    reads them always.
 
     Args:
       path: the file `tokenizer.model`.
@@ -42,6 +45,11 @@ class SentencePieceTokenizer:
             raise DataError(f"'{path}' has no end-of-sequence token; responses would never end")
         self.policy = policy or TokenPolicy(add_bos=self._inner.bos_id() >= 0, add_eos=True)
         self.vocab_size: int = self._inner.vocab_size()
+        pieces = range(self.vocab_size)
+        controls = [one for one in pieces if self._inner.is_control(one)]
+        self._controls = {self._inner.id_to_piece(one): one for one in controls}
+        names = sorted(self._controls, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, names)))
         self.bos_id = self._inner.bos_id() if self._inner.bos_id() >= 0 else None
         self.eos_ids = (self._inner.eos_id(),)
         pad_id = self._inner.pad_id()
@@ -51,15 +59,29 @@ class SentencePieceTokenizer:
         )
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """See `Tokenizer.encode`; `special` has no effect."""
-        del special
-        return self._inner.encode(text)
+        """See `Tokenizer.encode`."""
+        if not special or not self._controls:
+            return self._inner.encode(text)
+        ids: list[int] = []
+        start = 0
+        for match in self._pattern.finditer(text):
+            ids += self._inner.encode(text[start : match.start()])
+            ids.append(self._controls[match.group()])
+            start = match.end()
+        return ids + self._inner.encode(text[start:])
 
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """See `Tokenizer.decode`."""
-        if keep_special:
-            return "".join(self._inner.id_to_piece(int(token_id)) for token_id in token_ids)
-        return self._inner.decode([int(token_id) for token_id in token_ids])
+        """See `Tokenizer.decode`; ids past the vocabulary say nothing."""
+        ids = [int(one) for one in token_ids if 0 <= one < self.vocab_size]
+        if not keep_special:
+            return self._inner.decode(ids)
+        parts: list[str] = []
+        start = 0
+        for index, one in enumerate(ids):
+            if self._inner.is_control(one):
+                parts += [self._inner.decode(ids[start:index]), self._inner.id_to_piece(one)]
+                start = index + 1
+        return "".join([*parts, self._inner.decode(ids[start:])])
 
 
 def train_sentencepiece(
@@ -68,7 +90,7 @@ def train_sentencepiece(
     """Trains a unigram model with byte fallback: the same lines give the same file.
 
     Digits are tokens of their own, spaces and line breaks are kept as they are, so that text
-    survives the round trip.
+    survives the round trip (but for U+2581, with which SentencePiece writes spaces).
 
     Args:
       lines: the corpus, one text each.

@@ -33,6 +33,22 @@ def test_helpers_of_the_reference():
     assert ChatTemplate(source=source).render([], add_generation_prompt=False) == '{"a": "<"}4'
 
 
+def test_loops_can_be_left():
+    source = "{% for one in 'abc' %}{% if one == 'b' %}{% break %}{% endif %}{{ one }}{% endfor %}"
+    assert ChatTemplate(source=source).render([], add_generation_prompt=False) == "a"
+
+
+def test_json_as_the_reference_writes_it():
+    source = "{{ {'b': '\u00e9', 'a': 1} | tojson(ensure_ascii=true, sort_keys=true, indent=1) }}"
+    text = ChatTemplate(source=source).render([], add_generation_prompt=False)
+    assert text == '{\n "a": 1,\n "b": "\\u00e9"\n}'
+
+
+def test_there_are_no_tools_but_the_name_is_known():
+    source = "{{ tools is not none }} {{ documents is defined }}"
+    assert ChatTemplate(source=source).render([], add_generation_prompt=False) == "False True"
+
+
 def test_a_template_can_refuse_a_conversation():
     with pytest.raises(DataError, match="cannot be rendered: the user speaks first"):
         TEMPLATE.render([Message(role="assistant", content="hi")], add_generation_prompt=False)
@@ -40,7 +56,16 @@ def test_a_template_can_refuse_a_conversation():
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{% include 'x' %}", "{{ open }}{{"],
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{% include 'x' %}",
+        "{{ open }}{{",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ messages.x.y }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
 )
 def test_the_sandbox_holds(source):
     with pytest.raises(DataError, match="cannot be rendered"):
@@ -64,5 +89,26 @@ def test_where_templates_are_found(tmp_path):
     with pytest.raises(DataError, match="has the chat templates tool, and none called 'default'"):
         load_chat_template(tmp_path)
     config.write_text(json.dumps({"chat_template": "one"}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<e>"}))
+    assert load_chat_template(tmp_path) == ChatTemplate(source="one", eos_token="<e>")
+    (tmp_path / "special_tokens_map.json").unlink()
     (tmp_path / "chat_template.jinja").write_text("three")
     assert load_chat_template(tmp_path) == ChatTemplate(source="three")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON in UTF-8"),
+        (b'{"a": "\xff"}', "is not JSON in UTF-8"),
+        (b"[]", "expected a JSON object"),
+        (b'{"chat_template": [{"name": "x"}]}', "an entry without name and template"),
+        (b'{"chat_template": [1]}', "an entry without name and template"),
+        (b'{"chat_template": 3}', "chat_template is 3; expected text or a list"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, content, message):
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_chat_template(tmp_path)
+    assert str(tmp_path) in str(caught.value)

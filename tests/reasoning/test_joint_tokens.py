@@ -1,5 +1,7 @@
 """Prompt and response as one sequence: where the response starts."""
 
+import random
+
 import pytest
 
 from core_jax.errors import DataError
@@ -7,7 +9,9 @@ from reasoning_jax.text.byte_tokenizer import ByteTokenizer
 from reasoning_jax.text.joint import encode_pair, encode_prompt, first_stop
 from reasoning_jax.text.load import load_tokenizer
 from reasoning_jax.text.tokenizer import TokenPolicy
-from tests.reasoning.test_tokenizers import write_folder
+from tests.reasoning.test_tokenizers import every, write_folder
+
+__all__ = ["every"]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,35 @@ def test_a_chat_is_followed_by_the_response_as_letters(merging, response):
     assert merging.decode(joint.token_ids[:-1]).endswith(f"assistant\n{response}")
     assert joint.token_ids[-1] == merging.eos_ids[0]
     assert joint.token_ids[joint.response_start :].count(merging.eos_ids[0]) == 1
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("kind", ["json", "gguf", "sentencepiece", "bytes"])
+def test_where_the_response_starts(every, kind, special):
+    """For any texts: the tokens before the start are the first of the prompt's own, and say only
+    letters of it; all tokens say both texts; the next token is another than the prompt's, or the
+    prompt has no more."""
+    tokenizer = every[kind]
+    generator = random.Random(11)
+    alphabet = "ab is\n 01.\u00e9\U0001f600"
+    for _ in range(100):
+        prompt, response = ("".join(generator.choices(alphabet, k=k)) for k in (7, 5))
+        joint = encode_pair(tokenizer, prompt, response, special_prompt=special, add_eos=False)
+        alone = encode_prompt(tokenizer, prompt, special=special)
+        start = joint.response_start
+        assert tokenizer.decode(joint.token_ids) == prompt + response
+        assert joint.token_ids[:start] == alone[:start]
+        assert alone[start : start + 1] != joint.token_ids[start : start + 1]
+        assert prompt.startswith(tokenizer.decode(joint.token_ids[:start]).rstrip("\ufffd"))
+
+
+def test_a_word_of_two_texts_is_one_token(merging):
+    """The issue's example, with this vocabulary's word: "Answer: " and "She" share " She"."""
+    assert len(merging.encode(" sells")) == 1
+    joint = encode_pair(merging, "Answer: ", "sells", add_eos=False)
+    start = joint.response_start
+    assert joint.token_ids[:start] == encode_prompt(merging, "Answer:")
+    assert joint.token_ids[start:] == merging.encode(" sells")
 
 
 def test_an_empty_response_is_refused(merging):

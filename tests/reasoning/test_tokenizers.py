@@ -52,28 +52,51 @@ def trained_bpe():
     return inner
 
 
-def write_folder(folder, *, bos=False, **config):
+def merged_bpe():
+    """One that cuts as GPT-2 does, so that its merges join digits and line breaks as well."""
     inner = trained_bpe()
-    if bos:
+    inner.model = models.BPE()
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=480,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = ["12345", "In 12345 12345 years, we'll WE'LL say:\n\n\n  it's  (it's) !!\r\n"]
+    inner.train_from_iterator(CORPUS + texts * 5, trainer)
+    return inner
+
+
+def write_folder(folder, *, bos=False, eos=False, **config):
+    inner = trained_bpe()
+    if bos or eos:
         inner.post_processor = processors.TemplateProcessing(
-            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+            single=("<|im_start|> " if bos else "") + "$A" + (" <|im_end|>" if eos else ""),
+            special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)],
         )
     inner.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", **config}))
     return folder
 
 
-def write_gguf(path, *, pre="smollm", model="gpt2", merges=True):
-    fields = json.loads(trained_bpe().to_str())
+def write_gguf(path, *, pre="smollm", model="gpt2", merges=True, inner=None, **changes):
+    """Changes: "tokens" and "added_merge", to damage the file; other fields by their names."""
+    fields = json.loads((inner or trained_bpe()).to_str())
     vocabulary = fields["model"]["vocab"]
-    tokens = sorted(vocabulary, key=vocabulary.get)
+    tokens = changes.pop("tokens", sorted(vocabulary, key=vocabulary.get))
+    pairs = [" ".join(pair) for pair in fields["model"]["merges"]]
+    pairs += [changes.pop("added_merge")] if "added_merge" in changes else []
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in SPECIALS else 1 for token in tokens])
     if merges:
-        writer.add_token_merges([" ".join(pair) for pair in fields["model"]["merges"]])
+        writer.add_token_merges(pairs)
+    for name, value in changes.items():
+        add = writer.add_bool if isinstance(value, bool) else writer.add_uint32
+        add(f"tokenizer.ggml.{name}", value)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
@@ -152,6 +175,31 @@ def test_digits_are_tokens_of_their_own(every):
         assert tokenizer.encode("12345")[-3:] == tokenizer.encode("345")[-3:]
 
 
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("smollm", ["1", "2", "3", "4", "5"]),
+        ("qwen2", ["1", "2", "3", "4", "5"]),
+        ("llama-bpe", ["123", "45"]),
+        ("gpt-2", ["12345"]),
+        ("default", ["12345"]),
+    ],
+)
+def test_a_ggufs_kind_says_how_digits_are_cut(tmp_path, pre, pieces):
+    """With a vocabulary that would join them: SmolLM and Qwen cut each, Llama 3 after three."""
+    inner = merged_bpe()
+    assert inner.token_to_id("12345") is not None
+    tokenizer = load_tokenizer(write_gguf(tmp_path / "m.gguf", pre=pre, inner=inner))
+    said = [tokenizer.decode([token_id]) for token_id in tokenizer.encode("12345")]
+    joined = "".join(said)
+    assert joined == "12345"
+    bounds = [len("".join(pieces[:n])) for n in range(1, len(pieces))]
+    seen = [len("".join(said[:n])) for n in range(1, len(said))]
+    assert set(bounds) <= set(seen)
+    if pre in ("gpt-2", "default"):
+        assert said == ["12345"]
+
+
 def test_a_beginning_is_added_where_the_post_processor_adds_one(tmp_path):
     folder = write_folder(tmp_path, bos=True)
     tokenizer = load_tokenizer(folder)
@@ -174,6 +222,101 @@ def test_gguf_ends_and_chat_template(tmp_path):
     tokenizer, chat = load_tokenizer(path), load_chat(path)
     assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.policy.add_bos) == (1, (2, 0), False)
     assert (chat.bos_token, chat.eos_token) == ("<|im_start|>", "<|im_end|>")
+
+
+@pytest.mark.parametrize("eos", [False, True])
+@pytest.mark.parametrize("bos", [False, True])
+def test_an_end_that_the_post_processor_adds_is_no_beginning(tmp_path, bos, eos):
+    tokenizer = load_tokenizer(write_folder(tmp_path, bos=bos, eos=eos))
+    assert tokenizer.policy == TokenPolicy(add_bos=bos, add_eos=True)
+    assert tokenizer.bos_id == (1 if bos else None)
+
+
+def test_special_tokens_are_looked_for_in_every_file(tmp_path):
+    """Null is no name; tokenizer_config.json goes before special_tokens_map.json."""
+    folder = write_folder(tmp_path, eos_token=None, bos_token=None)
+    tokens = {"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (1, (2,), 2)
+    assert not tokenizer.policy.add_bos
+    generation = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (1, (2, 0), 1)
+    (folder / "special_tokens_map.json").unlink()
+    (folder / "generation_config.json").write_text(json.dumps(generation | {"pad_token_id": -1}))
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (0, (0,), 0)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_start|>"}))
+    assert load_tokenizer(folder).eos_ids == (1, 0)
+
+
+def test_ids_may_have_gaps(tmp_path):
+    folder = write_folder(tmp_path)
+    fields = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = fields["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.get)] = 5003
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    assert load_tokenizer(folder).vocab_size == 5004
+
+
+@pytest.mark.parametrize(
+    ("pre", "fields", "adds"),
+    [
+        ("smollm", {}, False),
+        ("smollm", {"add_bos_token": True}, True),
+        ("llama-bpe", {}, True),
+        ("llama-bpe", {"add_bos_token": False}, False),
+    ],
+)
+def test_gguf_says_whether_a_beginning_is_added(tmp_path, pre, fields, adds):
+    """Llama 3's files leave it to their kind, whose readers add one."""
+    tokenizer = load_tokenizer(write_gguf(tmp_path / "m.gguf", pre=pre, **fields))
+    assert tokenizer.policy.add_bos is adds
+
+
+def test_gguf_names_the_end_of_a_turn(tmp_path):
+    tokenizer = load_tokenizer(write_gguf(tmp_path / "m.gguf", eot_token_id=7))
+    assert tokenizer.eos_ids == (2, 7, 0)
+
+
+def test_sentencepiece_reads_and_writes_its_control_pieces(every):
+    tokenizer = every["sentencepiece"]
+    text = "<s>a b\n\u4f60</s>"
+    ids = tokenizer.encode(text, special=True)
+    assert (ids[0], ids[-1]) == (tokenizer.bos_id, tokenizer.eos_ids[0])
+    assert tokenizer.decode(ids, keep_special=True) == text
+    assert tokenizer.decode(ids) == "a b\n\u4f60"
+    assert tokenizer.bos_id not in tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_past_the_vocabulary_say_nothing(every, kind):
+    """A model may have more rows than its tokenizer has tokens, and can sample their ids."""
+    tokenizer = every[kind]
+    past = [*tokenizer.encode("a"), tokenizer.vocab_size, 10**6, *tokenizer.encode("b")]
+    for keep_special in (False, True):
+        assert tokenizer.decode(past, keep_special=keep_special) == "ab"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_unicode_survives_the_round_trip(every, kind):
+    """Random code points of the whole range, surrogates (which are no text) left out."""
+    tokenizer = every[kind]
+    generator = random.Random(5)
+    planes = [(0x20, 0x7F), (0, 0x800), (0x800, 0xD800), (0xE000, 0x110000)]
+    for _ in range(60):
+        points = (generator.randrange(*generator.choice(planes)) for _ in range(23))
+        text = "".join(map(chr, points))
+        if kind == "sentencepiece":  # this letter is how it writes spaces
+            text = text.replace("\u2581", "")
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        for stop in range(len(ids)):
+            said = tokenizer.decode(ids[:stop]).rstrip("\ufffd")
+            assert text.startswith(said)
 
 
 def test_fingerprints_change_with_policy_and_vocabulary(every, tmp_path):
@@ -211,7 +354,19 @@ def test_errors(tmp_path):
         load_tokenizer(tmp_path / "d.gguf")
     with pytest.raises(ConfigError, match="model of 99 tokens cannot be trained"):
         train_sentencepiece(CORPUS, tmp_path / "e.model", vocab_size=99)
-    folder = write_folder(tmp_path)
+    tokens = [f"t{index}" for index in range(400)]
+    for number, damage in enumerate(
+        [{"added_merge": "a b c"}, {"added_merge": "zz qq"}, {"tokens": tokens[:-1] + tokens[:1]}]
+    ):
+        with pytest.raises(DataError, match="do not make a tokenizer"):
+            load_tokenizer(write_gguf(tmp_path / f"{number}.gguf", **damage))
+    with pytest.raises(DataError, match=r"the tokenizer's end is token \(2, 999, 0\), but its ids"):
+        load_tokenizer(write_gguf(tmp_path / "f.gguf", eot_token_id=999))
+    folder = write_folder(tmp_path, eos_token="</s>")
+    with pytest.raises(
+        DataError, match=r"eos_token is '</s>', which tokenizer\.json does not have"
+    ):
+        load_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(DataError, match="names no end-of-sequence token"):
         load_tokenizer(folder)
