@@ -18,6 +18,7 @@ from reasoning_jax.data.load import ProblemsConfig
 from reasoning_jax.data.packing import PackingConfig
 from reasoning_jax.data.prompts import PromptConfig
 from reasoning_jax.data.sft_examples import TrajectoryChoice
+from reasoning_jax.data.trajectory_import import ImportConfig
 from reasoning_jax.model.config import LoraConfig
 from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
 from reasoning_jax.weights.model_source import ModelConfig
@@ -53,6 +54,10 @@ class EvaluateConfig:
     """How solutions are sampled."""
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     """How the engine works."""
+    imported: str = ""
+    """File of another engine's samples (JSON lines): they are graded, and nothing is sampled."""
+    columns: ImportConfig = dataclasses.field(default_factory=ImportConfig)
+    """What is where in the imported file."""
     grader: GraderConfig = dataclasses.field(default_factory=GraderConfig)
     """How answers are judged; the lenient grader of the cDPO paper is reported beside it."""
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
