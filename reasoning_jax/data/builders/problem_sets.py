@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any, cast
 
@@ -240,7 +240,7 @@ def _check_records(folder: pathlib.Path) -> None:
         )
 
 
-def _rows(name: str, path: pathlib.Path) -> list[Row]:
+def _rows(name: str, path: pathlib.Path) -> Sequence[Row]:
     """The rows of a file or folder, as they stand there."""
     try:
         if path.is_dir():
