@@ -109,6 +109,8 @@ class SftConfig:
     """Tokens of a row whose logits exist at a time."""
     remat: Remat = Remat.FULL
     """What the backward pass keeps of a layer."""
+    unroll: int = 1
+    """Layers per iteration of the compiled loop over layers; all of them is fastest on a CPU."""
     seed: int = 0
     """Of the data order, adapters and dropout."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

@@ -70,6 +70,8 @@ class EngineConfig:
     """Prompts that are read in one go."""
     steps_per_chunk: int = 16
     """Tokens per row between two looks of the host: at stop strings, at rows to fill again."""
+    prompt_multiple: int = 16
+    """Prompts are padded to a multiple of this many tokens; each length is compiled once."""
     slots_multiple: int = 32
     """The cache grows by this many tokens per row; each size is compiled once."""
     cache_dtype: CacheDtype = CacheDtype.AUTO
@@ -77,6 +79,12 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Checks every field on its own."""
-        for name in ("num_rows", "prompts_per_prefill", "steps_per_chunk", "slots_multiple"):
+        for name in (
+            "num_rows",
+            "prompts_per_prefill",
+            "prompt_multiple",
+            "steps_per_chunk",
+            "slots_multiple",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; it must be at least 1")

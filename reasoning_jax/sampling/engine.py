@@ -215,7 +215,7 @@ def _read_group(
             raise DataError(f"problem '{request.problem_id}' is asked for with two prompts")
         requests.append(waiting.pop())
     longest = max(map(len, prompts.values()))
-    length = -(-longest // engine.slots_multiple) * engine.slots_multiple
+    length = -(-longest // engine.prompt_multiple) * engine.prompt_multiple
     tokens_PT = np.zeros((engine.prompts_per_prefill, length), np.int32)
     lengths_P = np.ones((engine.prompts_per_prefill,), np.int32)
     for index, prompt in enumerate(prompts.values()):

@@ -93,7 +93,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     mesh = make_mesh(config.mesh)
     model = load_source(config.model, mesh)
     train_rows, valid_rows = _rows(config, model)
-    architecture = dataclasses.replace(model.config, remat=config.remat)
+    architecture = dataclasses.replace(model.config, remat=config.remat, unroll=config.unroll)
     adapts = config.lora.rank > 0
     frozen = model.params if adapts else None
     objective = functools.partial(

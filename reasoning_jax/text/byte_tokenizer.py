@@ -55,7 +55,7 @@ class ByteTokenizer:
         return ids + list(text[start:].encode())
 
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """See `Tokenizer.decode`; ids past the vocabulary (a model may have more rows) say nothing."""
+        """See `Tokenizer.decode`; ids past the vocabulary say nothing."""
         written = [name.encode() * keep_special for name in SPECIALS]
         parts = [
             bytes([token_id]) if token_id < 256 else b"".join(written[token_id - 256 :][:1])

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import tensorflow_datasets as tfds
 
+from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
 from core_jax.errors import DataError, nearest_name
 from rec_jax.data.builders.movielens_files import (
     TABLES,
@@ -28,7 +29,6 @@ from rec_jax.data.builders.movielens_files import (
     read_table,
     source_digest,
 )
-from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
 from rec_jax.data.interactions import InteractionLog, clean_log
 
 ROWS_PER_EXAMPLE = 8192
