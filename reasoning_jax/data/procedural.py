@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core_jax.errors import ConfigError, DataError, nearest_name
-from reasoning_jax.data.problems import Problem
+from reasoning_jax.data.problems import OWN, SPLITS, Problem
 
 TEST_SHARE = 0.2
 """Share of all questions that belong to the test split."""
@@ -147,12 +147,12 @@ def _dataset(name: str, *, size: int, seed: int) -> Any:
         known = importlib.import_module("reasoning_gym.factory").DATASETS
     except ImportError as error:
         raise ConfigError(
-            f"the task '{name}' needs the package reasoning-gym; "
-            "install it with: pip install 'alignax[tasks]'"
+            f"the task '{name}' needs the package reasoning-gym, as it is none of "
+            f"{', '.join([*SPLITS, OWN])}; install it with: pip install 'alignax[tasks]'"
         ) from error
     task = TASKS.get(name, Task(dataset=name))
     if task.dataset not in known:
-        raise ConfigError(f"no task '{name}'. {nearest_name(name, [*TASKS, *known])}")
+        raise ConfigError(f"no task '{name}'. {nearest_name(name, [*SPLITS, OWN, *TASKS, *known])}")
     try:
         return gym.create_dataset(task.dataset, size=size, seed=seed, **task.options)
     except (AssertionError, TypeError, ValueError) as error:
