@@ -64,6 +64,8 @@ def read_own_problems(path: str | os.PathLike[str], columns: ProblemColumns) -> 
     """
     path = pathlib.Path(path)
     rows = _rows(path)
+    if not rows:
+        raise DataError(f"'{path}' has no rows; give a file with at least one problem")
     known = list(dict.fromkeys(name for row in rows if row is not None for name in row))
     for name in dataclasses.astuple(columns):
         if name and name not in known:
@@ -84,8 +86,7 @@ def read_own_problems(path: str | os.PathLike[str], columns: ProblemColumns) -> 
     counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
     if not found:
         raise DataError(
-            f"'{path}' has no row with a question and an answer ({counts or 'it is empty'}); check "
-            "problems.columns"
+            f"'{path}' has no row with a question and an answer ({counts}); check problems.columns"
         )
     if dropped:
         _LOGGER.warning("'%s': of %d rows, left out %s", path, len(rows), counts)

@@ -80,7 +80,7 @@ def test_math_as_published_is_in_the_order_of_subject_and_number(tmp_path):
     assert names == ["train/algebra/2.json", "train/algebra/10.json", "train/geometry/1.json"]
     (tmp_path / "MATH/train/algebra/2.json").write_text(json.dumps(MATH[1]), encoding="utf-8")
     assert load_problem_set("math", "train", **load)[0].question == MATH[1]["problem"]
-    with pytest.raises(DataError, match="nor a folder with test.jsonl"):
+    with pytest.raises(DataError, match=r"nor a folder with test.jsonl"):
         load_problem_set("math", "test", **load)
 
 
