@@ -4,6 +4,9 @@ Dimension key: none.
 """
 
 import dataclasses
+from typing import Annotated
+
+import tyro
 
 from core_jax.errors import ConfigError, nearest_name
 from reasoning_jax.data.builders.problem_sets import load_problem_set
@@ -16,14 +19,14 @@ from reasoning_jax.data.procedural import make_problems
 class ProblemsConfig:
     """Which problems."""
 
-    task: str = "products"
+    task: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "products"
     """gsm8k, math, math500, svamp; products, sums, equations or any other data set of
     reasoning-gym; own: a file with a column mapping."""
     split: str = "test"
     """train or test; a file of one's own is taken whole."""
     path: str = ""
     """The file of the task own; for the named sets a file or folder to read instead of fetching."""
-    limit: int = 0
+    limit: Annotated[int, tyro.conf.arg(aliases=["--limit"])] = 0
     """Only the first so many problems; 0: all, or 1,000 of a procedural task."""
     seed: int = 0
     """Of the draw of procedural problems."""
