@@ -22,9 +22,10 @@ from reasoning_jax.answers.verdict import GraderKind, OfficialTask, Verdict
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.problems import Problem
-from reasoning_jax.data.procedural import is_procedural, verify
+from reasoning_jax.data.procedural import is_procedural
 from reasoning_jax.data.prompts import Prompt, render_prompt, stop_strings
 from reasoning_jax.data.trajectories import Trajectory, TrajectoryWriter
+from reasoning_jax.data.verifiers import Verifiers
 from reasoning_jax.model.decoding import for_decoding
 from reasoning_jax.model.shardings import DECODING_RULES
 from reasoning_jax.sampling.engine import Completion, SampleRequest, sample
@@ -140,16 +141,23 @@ class Judge:
         self._official = Grader(
             dataclasses.replace(config.grader, kind=GraderKind.OFFICIAL, task=task)
         )
+        self._verifiers = Verifiers(
+            num_workers=config.grader.num_workers,
+            time_limit_s=config.grader.time_limit_s,
+            memory_mb=config.grader.memory_mb,
+        )
         self._seed = config.sampling.seed
 
     def __enter__(self) -> "Judge":
         self._strict.__enter__()
         self._official.__enter__()
+        self._verifiers.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._strict.__exit__(*error)
         self._official.__exit__(*error)
+        self._verifiers.__exit__(*error)
 
     def grade(
         self,
@@ -161,11 +169,10 @@ class Judge:
         """Turns completions into trajectories with their verdicts."""
         pairs = [(self._problems[one.request.problem_id].answer, one.text) for one in completions]
         strict, official = self._strict.grade(pairs), self._official.grade(pairs)
+        strict = self._verified(completions, strict)
         trajectories = []
         for one, verdict, lenient in zip(completions, strict, official, strict=True):
             problem = self._problems[one.request.problem_id]
-            if is_procedural(problem):
-                verdict = _verified(problem, one.text, verdict)
             trajectories.append(
                 Trajectory(
                     problem_id=problem.problem_id,
@@ -186,7 +193,20 @@ class Judge:
             )
         return trajectories
 
-
-def _verified(problem: Problem, response: str, verdict: Verdict) -> Verdict:
-    """The task's own verifier, whose strings are literal: what the grader finds equal is right."""
-    return verdict if verdict.is_correct else verify(problem, response)
+    def _verified(
+        self, completions: Sequence[Completion], verdicts: Sequence[Verdict]
+    ) -> list[Verdict]:
+        """Asks the tasks' own verifiers too, whose strings are literal: either's yes is right."""
+        found = list(verdicts)
+        asked = [
+            index
+            for index, one in enumerate(completions)
+            if not found[index].is_correct and is_procedural(self._problems[one.request.problem_id])
+        ]
+        pairs = [
+            (self._problems[completions[index].request.problem_id], completions[index].text)
+            for index in asked
+        ]
+        for index, verdict in zip(asked, self._verifiers.verify(pairs), strict=True):
+            found[index] = verdict
+        return found
