@@ -67,6 +67,8 @@ class Trajectory:
             raise DataError(
                 f"trajectory {self.key}: finish is '{self.finish}'; expected one of {FINISHES}"
             )
+        if self.sample < 0:
+            raise DataError(f"trajectory {self.key}: sample is {self.sample}; they count from 0")
         if not 0 < self.response_start <= len(self.token_ids):
             raise DataError(
                 f"trajectory {self.key}: response_start is {self.response_start}, with "
@@ -136,7 +138,7 @@ class TrajectoryWriter:
         _cut_torn_line(self._path)
         self.done = {one.key for one in read_trajectories(self._path)}
         """(problem_id, sample) of everything in the file."""
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab")
 
     def __enter__(self) -> "TrajectoryWriter":
         return self
@@ -150,18 +152,22 @@ class TrajectoryWriter:
         self._file.close()
 
     def write(self, trajectories: list[Trajectory]) -> None:
-        """Appends a batch; it is on disk when this returns.
+        """Appends a batch; it is on disk when this returns, or nothing of it is written.
 
         Raises:
-          DataError: one of them is in the file already.
+          DataError: one of them is in the file or the batch already, or holds what is no text.
         """
+        keys: set[tuple[str, int]] = set()
+        lines = []
         for one in trajectories:
-            if one.key in self.done:
+            if one.key in self.done or one.key in keys:
                 raise DataError(
                     f"trajectory {one.key} is in '{self._path}' already; a sample has one row"
                 )
-            self.done.add(one.key)
-            self._file.write(json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n")
+            keys.add(one.key)
+            lines.append(_line(one))
+        self._file.write(b"".join(lines))
+        self.done |= keys
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -177,17 +183,25 @@ def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
     if not path.is_file():
         return
     lines: dict[tuple[str, int], int] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                one = trajectory_from(json.loads(line))
-            except ValueError as error:  # DataError and broken JSON are both
+                one = trajectory_from(json.loads(line.decode()))
+            except (ValueError, RecursionError) as error:  # broken UTF-8 or JSON, DataError
                 raise DataError(f"'{path}', line {number}: {error}") from error
             if (earlier := lines.setdefault(one.key, number)) != number:
                 raise DataError(
                     f"'{path}', line {number}: trajectory {one.key} stands in line {earlier} too"
                 )
             yield one
+
+
+def _line(one: Trajectory) -> bytes:
+    """A row of the file, or DataError: a lone half of a UTF-16 pair is no text."""
+    try:
+        return (json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"trajectory {one.key} cannot be written as UTF-8: {error}") from error
 
 
 def _cut_torn_line(path: pathlib.Path) -> None:

@@ -1,19 +1,17 @@
-"""Trajectory files: schema, cut-off writers, imports from other engines."""
+"""Trajectory files: schema, and writers that are cut off."""
 
 import dataclasses
 import json
 
 import pytest
 
-from core_jax.errors import ConfigError, DataError
+from core_jax.errors import DataError
 from reasoning_jax.data.trajectories import (
     Trajectory,
     TrajectoryWriter,
     read_trajectories,
     trajectory_from,
 )
-from reasoning_jax.data.trajectory_import import ImportConfig, import_trajectories
-from reasoning_jax.text.byte_tokenizer import ByteTokenizer
 
 
 def trajectory(problem="p1", sample=0, **changes):
@@ -76,9 +74,36 @@ def test_a_sample_has_one_row(tmp_path):
         list(read_trajectories(path))
 
 
+@pytest.mark.parametrize("bad", [MANY[0], MANY[2], trajectory("p2", 0, response="\ud800")])
+def test_a_batch_is_written_whole_or_not_at_all(tmp_path, bad):
+    """A row of the file, one that the batch has twice, and half of a UTF-16 pair."""
+    path = tmp_path / "t.jsonl"
+    with TrajectoryWriter(path) as writer:
+        writer.write(MANY[:1])
+        with pytest.raises(DataError, match=r"already|cannot be written as UTF-8"):
+            writer.write([*MANY[1:3], bad])
+        assert writer.done == {MANY[0].key}
+        writer.write(MANY[1:])
+    assert list(read_trajectories(path)) == MANY
+
+
+def test_what_is_cut_off_anywhere_goes_on_to_the_same_file(tmp_path):
+    """Whatever byte a crash leaves as the last, reopening and writing the rest gives the file."""
+    path = tmp_path / "t.jsonl"
+    write(path, MANY)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        with TrajectoryWriter(path) as writer:
+            assert len(writer.done) == whole[:length].count(b"\n")
+            writer.write([one for one in MANY if one.key not in writer.done])
+        assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"sample": -1}, "sample is -1; they count from 0"),
         ({"sample": "0"}, "'sample' is '0'; expected int"),
         ({"sample": True}, "'sample' is True; expected int"),
         ({"is_correct": 1}, "'is_correct' is 1; expected bool or null"),
@@ -104,81 +129,15 @@ def test_rows_are_checked(tmp_path, change, message):
         list(read_trajectories(path))
 
 
-def test_lines_that_are_no_json(tmp_path):
+@pytest.mark.parametrize("line", [b"{", b'{"a": "\xff"}', b"[" * 200_000])
+def test_lines_that_are_no_json_are_named(tmp_path, line):
     path = tmp_path / "t.jsonl"
-    path.write_text("{\n")
-    with pytest.raises(DataError, match="line 1: "):
+    write(path, MANY[:1])
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(DataError, match="line 2: "):
         list(read_trajectories(path))
+
+
+def test_a_row_is_an_object():
     with pytest.raises(DataError, match="expected a JSON object, not list"):
         trajectory_from([])
-
-
-TOKENIZER = ByteTokenizer()
-
-
-def import_rows(tmp_path, rows, **columns):
-    path = tmp_path / "other.jsonl"
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("\n".join(lines) + "\n")
-    return import_trajectories(path, ImportConfig(**columns), TOKENIZER)
-
-
-def test_an_outside_engines_rows_become_trajectories(tmp_path):
-    rows = [
-        {"id": 7, "in": "1+1=", "out": "2", "finish_reason": "stop"},
-        {"id": 7, "in": "1+1=", "out": "3", "finish_reason": "length"},
-        {"id": 9, "in": "2+2=", "out": "4"},
-    ]
-    found = import_rows(tmp_path, rows, problem_id="id", prompt="in", response="out")
-    assert [one.key for one in found.trajectories] == [("7", 0), ("7", 1), ("9", 0)]
-    assert [one.finish for one in found.trajectories] == ["stop", "length", "stop"]
-    assert found.trajectories[0].token_ids == (257, *b"1+1=2")
-    assert found.trajectories[0].response_start == 5
-    assert found.trajectories[0].is_correct is None
-    assert found.trajectories[0].tokenizer == TOKENIZER.fingerprint
-    write(tmp_path / "t.jsonl", found.trajectories)
-    assert list(read_trajectories(tmp_path / "t.jsonl")) == found.trajectories
-    assert found.summary() == "3 rows taken, 0 rejected"
-
-
-def test_ids_of_the_file_are_kept_where_they_say_the_text(tmp_path):
-    good = {"problem_id": "a", "prompt": "1", "response": "2", "ids": [49, 50], "at": 1}
-    rows = [good, good | {"ids": [49, 51]}, good | {"ids": [49, 999]}, good | {"at": 2}]
-    found = import_rows(tmp_path, rows, token_ids="ids", response_start="at")
-    assert [one.token_ids for one in found.trajectories] == [(49, 50)]
-    assert found.rejected == {
-        "whose ids are of another text": 1,
-        "with ids that the tokenizer does not have": 1,
-        "whose response_start lies outside the ids": 1,
-    }
-
-
-def test_bad_rows_are_counted_by_reason(tmp_path):
-    good = {"problem_id": "a", "prompt": "1", "response": "2", "n": 4}
-    rows = [
-        good,
-        good,
-        "{",
-        "[1]",
-        {"problem_id": "a", "prompt": "1"},
-        good | {"response": ""},
-        good | {"prompt": 3, "n": 5},
-        good | {"finish_reason": "abort", "n": 6},
-        good | {"n": "x"},
-    ]
-    found = import_rows(tmp_path, rows, sample="n")
-    assert [one.key for one in found.trajectories] == [("a", 4)]
-    assert sum(found.rejected.values()) == 8
-    assert "of a problem and sample that came before, first line 2: ('a', 4)" in found.summary()
-    assert found.rejected["without 'response'"] == 1
-    with pytest.raises(DataError, match="has no row that can be taken"):
-        import_rows(tmp_path, ["{"])
-    with pytest.raises(DataError, match="there is no file"):
-        import_trajectories(tmp_path / "absent", ImportConfig(), TOKENIZER)
-
-
-def test_import_config_errors():
-    with pytest.raises(ConfigError, match=r"import\.prompt is empty"):
-        ImportConfig(prompt="")
-    with pytest.raises(ConfigError, match="belong together"):
-        ImportConfig(token_ids="ids")
