@@ -13,10 +13,12 @@ from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
 from core_jax.optim import OptimConfig
 from reasoning_jax.answers.grader import GraderConfig
+from reasoning_jax.data.leakage import LeakageConfig
 from reasoning_jax.data.load import ProblemsConfig
 from reasoning_jax.data.packing import PackingConfig
 from reasoning_jax.data.prompts import PromptConfig
 from reasoning_jax.data.sft_examples import TrajectoryChoice
+from reasoning_jax.data.trajectory_import import ImportConfig
 from reasoning_jax.model.config import LoraConfig
 from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
 from reasoning_jax.weights.model_source import ModelConfig
@@ -52,6 +54,10 @@ class EvaluateConfig:
     """How solutions are sampled."""
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     """How the engine works."""
+    imported: str = ""
+    """File of another engine's samples (JSON lines): they are graded, and nothing is sampled."""
+    columns: ImportConfig = dataclasses.field(default_factory=ImportConfig)
+    """What is where in the imported file."""
     grader: GraderConfig = dataclasses.field(default_factory=GraderConfig)
     """How answers are judged; the lenient grader of the cDPO paper is reported beside it."""
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
@@ -136,6 +142,24 @@ class CompareConfig:
     """Folder that gets comparison.md and comparison.json."""
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
     """Resamples and confidence of the interval."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeakageJobConfig:
+    """Are questions that a model is tested on among those that it learns from?"""
+
+    run_dir: str = "runs/leakage"
+    """Folder that gets leakage.txt."""
+    train_task: str = "gsm8k"
+    """The task whose training problems it learns from."""
+    train_path: str = ""
+    """Their file or folder, as problems.path."""
+    test_task: str = "gsm8k"
+    """The task whose test problems it is tested on."""
+    test_path: str = ""
+    """Their file or folder."""
+    overlap: LeakageConfig = dataclasses.field(default_factory=LeakageConfig)
+    """What counts as leaked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

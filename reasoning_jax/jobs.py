@@ -14,7 +14,15 @@ from core_jax.errors import DataError
 from core_jax.jobs import Job
 from core_jax.mesh import make_mesh
 from reasoning_jax.comparison import compare_runs
-from reasoning_jax.config import CompareConfig, EvaluateConfig, ExportConfig, SftConfig
+from reasoning_jax.config import (
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    LeakageJobConfig,
+    SftConfig,
+)
+from reasoning_jax.data.leakage import find_leakage, leakage_text
+from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.model.lora import merge
 from reasoning_jax.presets import EVALUATE_PRESETS, SFT_PRESETS
 from reasoning_jax.stages import evaluate, rollout, sft
@@ -86,6 +94,23 @@ def run_export(config: ExportConfig) -> None:
     print(f"Model: {config.folder}")
 
 
+def run_leakage(config: LeakageJobConfig) -> None:
+    """Looks for test questions among the training questions."""
+    train = ProblemsConfig(task=config.train_task, split="train", path=config.train_path)
+    test = ProblemsConfig(task=config.test_task, split="test", path=config.test_path)
+    report = find_leakage(load_problems(train), load_problems(test), config.overlap)
+    folder = pathlib.Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = leakage_text(report)
+    (folder / "leakage.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _leakage_defaults() -> LeakageJobConfig:
+    """GSM8K's test questions among its training questions; seconds."""
+    return LeakageJobConfig()
+
+
 def _compare_defaults() -> CompareConfig:
     """Two runs of reasoning.evaluate over the same problems; a second."""
     return CompareConfig()
@@ -113,6 +138,12 @@ JOBS: dict[str, Job] = {
         run_compare,
         {"default": _compare_defaults},
         "Two evaluations pair by pair (--first RUN --second RUN).",
+        owns_run=False,
+    ),
+    "reasoning.leakage": Job(
+        run_leakage,
+        {"default": _leakage_defaults},
+        "Test questions among training questions, by shingles.",
         owns_run=False,
     ),
     "reasoning.export": Job(

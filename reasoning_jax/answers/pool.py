@@ -46,13 +46,21 @@ class WorkerPool:
       time_limit_s: wall time for one answer, from the moment that a warm worker has it; it is
         killed a tenth of a second earlier, so that the verdict is there in time.
       memory_mb: address space of a worker.
+      module: the program of a worker, which calls `worker.serve`.
 
     Example:
       with WorkerPool(num_workers=2, time_limit_s=2.0, memory_mb=2048) as pool:
           replies = pool.map(requests)
     """
 
-    def __init__(self, *, num_workers: int, time_limit_s: float, memory_mb: int):
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        time_limit_s: float,
+        memory_mb: int,
+        module: str = "reasoning_jax.answers.worker",
+    ):
         if num_workers < 1:
             raise ConfigError(f"num_workers is {num_workers}; at least 1 worker is needed.")
         if time_limit_s <= 2 * _MARGIN_S:
@@ -64,6 +72,7 @@ class WorkerPool:
         self._num_workers = num_workers
         self._limit_s = time_limit_s - _MARGIN_S
         self._memory_mb = memory_mb
+        self._module = module
         self._workers: list[_Worker] = []
         self._is_open = False
         self.num_replaced = 0
@@ -81,7 +90,7 @@ class WorkerPool:
         """Compares pairs; workers start with the first.
 
         Args:
-          requests: what `worker.judge` takes.
+          requests: what the workers' `judge` takes.
 
         Returns:
           A verdict and its method per request, in their order.
@@ -109,7 +118,7 @@ class WorkerPool:
         paths = [os.fspath(_ROOT), os.environ.get("PYTHONPATH", "")]
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with its worker)
         process = subprocess.Popen(
-            [sys.executable, "-m", "reasoning_jax.answers.worker", str(self._memory_mb)],
+            [sys.executable, "-m", self._module, str(self._memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -176,8 +185,9 @@ class WorkerPool:
             self._stop(worker)
             raise AlignaxError(
                 f"A grading worker did not start ({method}); expected 'ready' within "
-                f"{_START_LIMIT_S:.0f} s. Is math-verify[antlr4_13_2] installed, and memory_mb "
-                f"{self._memory_mb} enough? It said:\n{said}"
+                f"{_START_LIMIT_S:.0f} s. Is what '{self._module}' imports installed (such as "
+                f"math-verify[antlr4_13_2]), and memory_mb {self._memory_mb} enough? It said:\n"
+                f"{said}"
             )
         assert worker.job is not None
         replies[worker.job] = (False, method)

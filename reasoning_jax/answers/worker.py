@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 
 _RECURSION = 3000
 _WARM_UP = ((r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), ("x^2-1", "(x-1)(x+1)"))
@@ -43,7 +44,10 @@ def judge(request: dict[str, str]) -> tuple[bool, str]:
     return compare(gold, answer, rules) or (False, "unparsed")
 
 
-def answered(request: dict[str, str]) -> tuple[bool, str]:
+Judge = Callable[[dict[str, str]], tuple[bool, str]]
+
+
+def answered(request: dict[str, str], judge: Judge = judge) -> tuple[bool, str]:
     """Compares one pair; whatever goes wrong in it is a verdict of its own."""
     try:
         return judge(request)
@@ -54,20 +58,29 @@ def answered(request: dict[str, str]) -> tuple[bool, str]:
         return False, "unparsed"
 
 
-def main() -> None:
-    """Answers requests until the input ends."""
+def serve(judge: Judge, warm_up: Sequence[dict[str, str]]) -> None:
+    """Answers requests until the input ends; the program's argument is its memory in megabytes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not get between the replies
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     limit_memory(int(sys.argv[1]))
     sys.setrecursionlimit(_RECURSION)
-    for kind in ("strict", "official"):
-        for gold, answer in _WARM_UP:
-            judge({"gold": gold, "answer": answer, "kind": kind, "order": "ordered"})
+    for request in warm_up:
+        judge(request)
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answered(json.loads(line))), file=replies, flush=True)
+        print(json.dumps(answered(json.loads(line), judge)), file=replies, flush=True)
+
+
+def main() -> None:
+    """Compares answers, once math-verify is loaded and warm."""
+    warm_up = [
+        {"gold": gold, "answer": answer, "kind": kind, "order": "ordered"}
+        for kind in ("strict", "official")
+        for gold, answer in _WARM_UP
+    ]
+    serve(judge, warm_up)
 
 
 if __name__ == "__main__":

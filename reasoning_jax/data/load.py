@@ -4,29 +4,29 @@ Dimension key: none.
 """
 
 import dataclasses
+from typing import Annotated
 
-from core_jax.errors import ConfigError
-from reasoning_jax.data.builders.problem_sets import SPLITS, load_problem_set
+import tyro
+
+from core_jax.errors import ConfigError, nearest_name
+from reasoning_jax.data.builders.problem_sets import load_problem_set
 from reasoning_jax.data.own_problems import ProblemColumns, read_own_problems
-from reasoning_jax.data.problems import Problem
+from reasoning_jax.data.problems import OWN, SPLITS, Problem
 from reasoning_jax.data.procedural import make_problems
-
-OWN = "own"
-"""The task of a file of one's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProblemsConfig:
     """Which problems."""
 
-    task: str = "products"
+    task: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "products"
     """gsm8k, math, math500, svamp; products, sums, equations or any other data set of
     reasoning-gym; own: a file with a column mapping."""
     split: str = "test"
-    """train or test."""
+    """train or test; a file of one's own is taken whole."""
     path: str = ""
     """The file of the task own; for the named sets a file or folder to read instead of fetching."""
-    limit: int = 0
+    limit: Annotated[int, tyro.conf.arg(aliases=["--limit"])] = 0
     """Only the first so many problems; 0: all, or 1,000 of a procedural task."""
     seed: int = 0
     """Of the draw of procedural problems."""
@@ -37,6 +37,10 @@ class ProblemsConfig:
         """Checks what one object can know."""
         if self.limit < 0:
             raise ConfigError(f"problems.limit is {self.limit}; give a number, or 0 for all")
+        if self.split not in ("train", "test"):
+            raise ConfigError(
+                f"problems.split is '{self.split}'. {nearest_name(self.split, ('train', 'test'))}"
+            )
         if self.task == OWN and not self.path:
             raise ConfigError("problems.task is own; name its file by problems.path")
 

@@ -9,6 +9,17 @@ from collections.abc import Mapping
 
 from core_jax.errors import DataError
 
+SPLITS: dict[str, tuple[str, ...]] = {
+    "gsm8k": ("train", "test"),
+    "math": ("train", "test"),
+    "math500": ("test",),
+    "svamp": ("test",),
+}
+"""Problem set to its splits."""
+
+OWN = "own"
+"""The task of a file of one's own."""
+
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 """No metadata."""
 

@@ -15,15 +15,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from core_jax.errors import ConfigError, DataError, nearest_name
-from reasoning_jax.answers.extraction import extract
-from reasoning_jax.answers.verdict import Verdict
-from reasoning_jax.data.problems import Problem
+from reasoning_jax.data.problems import OWN, SPLITS, Problem
 
 TEST_SHARE = 0.2
 """Share of all questions that belong to the test split."""
 
 _ENTRY = "entry"
 """Where a problem keeps what its verifier needs."""
+_NOT_FINITE = ("nan", "inf", "infinity")
 _BLOCK = 256
 _MOST_BLOCKS = 64
 
@@ -68,7 +67,8 @@ def make_problems(name: str, split: str, *, num_problems: int, seed: int = 0) ->
       The problems, in the order drawn.
 
     Raises:
-      ConfigError: the package is not there; no such task, split or number.
+      ConfigError: the package is not there; no such task, split or number; a task whose answers
+        cannot be judged here.
       DataError: the task does not have so many different questions.
     """
     if split not in ("train", "test"):
@@ -82,6 +82,8 @@ def make_problems(name: str, split: str, *, num_problems: int, seed: int = 0) ->
             question = entry["question"]
             if (_is_test(question) == (split == "test")) and question not in found:
                 found[question] = _problem(name, entry)
+                if len(found) == 1:
+                    _check_verifier(found[question])
                 if len(found) == num_problems:
                     return list(found.values())
     raise DataError(
@@ -90,29 +92,41 @@ def make_problems(name: str, split: str, *, num_problems: int, seed: int = 0) ->
     )
 
 
-def verify(problem: Problem, response: str) -> Verdict:
-    """Judges a response by the task's own verifier.
+def score(task: str, entry: str, answer: str) -> bool:
+    """Judges an answer by the task's own verifier, in this process: it may raise, or never end.
 
     Args:
-      problem: from `make_problems`.
-      response: the solution's text; its final answer is found as `answers.extract` does.
+      task: the task's name.
+      entry: what the problem keeps for its verifier, as JSON.
+      answer: the final answer alone.
+
+    Returns:
+      Whether the verifier gives its full score. An answer that is not finite is wrong before it is
+      asked: "nan" passes for every complex number there.
     """
-    extracted = extract(response)
-    if extracted is None:
-        return Verdict(answer=None, is_correct=False, method="none")
-    entry = json.loads(problem.metadata[_ENTRY])
-    dataset = _dataset(problem.task, size=1, seed=0)
-    score = float(dataset.score_answer(extracted.answer, entry))
-    return Verdict(
-        answer=extracted.answer,
-        is_correct=score == 1.0,
-        method="verifier",
-        extraction=extracted.method,
-    )
+    kept = json.loads(entry)
+    if answer.strip().lower().lstrip("+-") in _NOT_FINITE and answer != kept["answer"]:
+        return False
+    return float(_dataset(task, size=1, seed=0).score_answer(answer, kept)) == 1.0
+
+
+def verifier_entry(problem: Problem) -> str:
+    """What `score` needs of a problem from `make_problems`."""
+    return problem.metadata[_ENTRY]
+
+
+def _check_verifier(problem: Problem) -> None:
+    """Refuses tasks without a gold answer, or whose verifier needs more than can be stored."""
+    gold = json.loads(verifier_entry(problem))["answer"]
+    if gold is None or not score(problem.task, verifier_entry(problem), str(gold)):
+        raise ConfigError(
+            f"'{problem.task}' cannot be judged here: its verifier does not accept the task's own "
+            f"answer {str(gold)[:60]!r} from its stored form; choose another task"
+        )
 
 
 def is_procedural(problem: Problem) -> bool:
-    """Whether `verify` can judge it."""
+    """Whether `Verifiers` can judge it."""
     return _ENTRY in problem.metadata
 
 
@@ -125,7 +139,7 @@ def refuse_derived(trained_on: str, tested_on: str) -> None:
         )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _dataset(name: str, *, size: int, seed: int) -> Any:
     """A data set of the package; the same arguments give the same questions."""
     try:
@@ -133,13 +147,18 @@ def _dataset(name: str, *, size: int, seed: int) -> Any:
         known = importlib.import_module("reasoning_gym.factory").DATASETS
     except ImportError as error:
         raise ConfigError(
-            f"the task '{name}' needs the package reasoning-gym; "
-            "install it with: pip install 'alignax[tasks]'"
+            f"the task '{name}' needs the package reasoning-gym, as it is none of "
+            f"{', '.join([*SPLITS, OWN])}; install it with: pip install 'alignax[tasks]'"
         ) from error
     task = TASKS.get(name, Task(dataset=name))
     if task.dataset not in known:
-        raise ConfigError(f"no task '{name}'. {nearest_name(name, [*TASKS, *known])}")
-    return gym.create_dataset(task.dataset, size=size, seed=seed, **task.options)
+        raise ConfigError(f"no task '{name}'. {nearest_name(name, [*SPLITS, OWN, *TASKS, *known])}")
+    try:
+        return gym.create_dataset(task.dataset, size=size, seed=seed, **task.options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the task '{name}' cannot be made without options of its own ({error}); choose another"
+        ) from error
 
 
 def _seed(seed: int, block: int) -> int:

@@ -175,24 +175,33 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def _plot(results: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Accuracy, and where there are several samples pass@k and majority@k over k."""
+    """Accuracy under both graders, or for several samples pass@k and majority@k over k."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, title in (("pass_at_k", "pass@k"), ("majority_at_k", "majority@k")):
-        values = results[name]
-        ks = [int(k) for k in values]
-        means = [value["mean"] for value in values.values()]
-        low = [value["mean"] - value["low"] for value in values.values()]
-        high = [value["high"] - value["mean"] for value in values.values()]
-        axes.errorbar(ks, means, [np.maximum(low, 0), np.maximum(high, 0)], fmt="o-", label=title)
     if len(results["pass_at_k"]) > 1:
+        for name, title in (("pass_at_k", "pass@k"), ("majority_at_k", "majority@k")):
+            ks = [int(k) for k in results[name]]
+            means, bars = _with_bars(list(results[name].values()))
+            axes.errorbar(ks, means, bars, fmt="o-", capsize=3, label=title)
         axes.set_xscale("log", base=2)
-    axes.set_xticks([int(k) for k in results["pass_at_k"]])
-    axes.set_xticklabels(list(results["pass_at_k"]))
-    axes.minorticks_off()
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.minorticks_off()
+        axes.set_xlabel("samples per problem, k")
+        axes.legend()
+    else:
+        means, bars = _with_bars([results["accuracy"], results["official_accuracy"]])
+        axes.bar(["strict grader", "official grader"], means, yerr=bars, width=0.5, capsize=6)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("samples per problem, k")
     axes.set_ylabel(f"share of {results['num_problems']:,} problems solved")
-    axes.set_title(f"{results['model']} on {results['task']}")
-    axes.legend()
+    axes.set_title(
+        f"{results['model']} on {results['task']}, {results['confidence']:.0%} intervals"
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _with_bars(intervals: Sequence[Mapping[str, float]]) -> tuple[list[float], np.ndarray]:
+    """Means, and how far the intervals reach below and above them, [2, number]."""
+    means = [one["mean"] for one in intervals]
+    reach = [[one["mean"] - one["low"] for one in intervals]]
+    reach.append([one["high"] - one["mean"] for one in intervals])
+    return means, np.maximum(reach, 0.0)

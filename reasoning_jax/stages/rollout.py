@@ -14,22 +14,22 @@ import jax
 from tqdm import tqdm
 
 from core_jax.config import fingerprint
+from core_jax.errors import DataError
 from core_jax.mesh import make_mesh
 from core_jax.run_folder import run_stage, stage_folder
 from core_jax.sharding import match_rules
-from reasoning_jax.answers.grader import Grader
-from reasoning_jax.answers.verdict import GraderKind, OfficialTask, Verdict
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.problems import Problem
-from reasoning_jax.data.procedural import is_procedural, verify
 from reasoning_jax.data.prompts import Prompt, render_prompt, stop_strings
 from reasoning_jax.data.trajectories import Trajectory, TrajectoryWriter
+from reasoning_jax.data.trajectory_import import import_trajectories
 from reasoning_jax.model.decoding import for_decoding
 from reasoning_jax.model.shardings import DECODING_RULES
 from reasoning_jax.sampling.engine import Completion, SampleRequest, sample
+from reasoning_jax.stages.judge import Judge
 from reasoning_jax.text.joint import encode_prompt
-from reasoning_jax.weights.model_source import LoadedModel, load_source
+from reasoning_jax.weights.model_source import LoadedModel, load_source, load_text_side
 
 NAME = "rollout"
 TRAJECTORIES = "trajectories.jsonl"
@@ -52,8 +52,11 @@ def run(config: EvaluateConfig) -> bool:
         "prompt": config.prompt,
         "sampling": config.sampling,
         "grader": config.grader,
+        "imported": config.imported,
+        "columns": config.columns,
     }
-    return run_stage(config.run_dir, NAME, parts, functools.partial(_roll_out, config))
+    work = _import if config.imported else _roll_out
+    return run_stage(config.run_dir, NAME, parts, functools.partial(work, config))
 
 
 def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]:
@@ -78,6 +81,9 @@ def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]
         weights = jax.jit(functools.partial(for_decoding, model.config))(model.params)
         weights = jax.device_put(weights, match_rules(DECODING_RULES, weights, mesh))
         identity = fingerprint({"weights": model.fingerprint, "sampling": sampling})
+        graded = functools.partial(
+            _trajectories, judge, prompts=prompts, config=config, model=model, identity=identity
+        )
         batch: list[Completion] = []
         num_tokens = 0
         for completion in sample(
@@ -93,12 +99,12 @@ def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]
             batch.append(completion)
             num_tokens += len(completion.token_ids)
             if len(batch) == _GRADED_AT_ONCE:
-                writer.write(judge.grade(batch, prompts, model, identity))
+                writer.write(graded(batch))
                 batch.clear()
             rate = num_tokens / max(bar.format_dict["elapsed"], 1e-9)
             bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
             bar.update()
-        writer.write(judge.grade(batch, prompts, model, identity))
+        writer.write(graded(batch))
         num_done = len(writer.done)
     return {"num_problems": len(problems), "num_samples": num_done, "task": config.problems.task}
 
@@ -125,68 +131,75 @@ def _requests(
     return requests
 
 
-class Judge:
-    """Both graders, and the verifiers of procedural tasks; a context manager.
-
-    Args:
-      config: the graders' config.
-      problems: whose solutions are judged.
-    """
-
-    def __init__(self, config: EvaluateConfig, problems: Sequence[Problem]):
-        task = OfficialTask.MATH if config.problems.task.startswith("math") else OfficialTask.GSM8K
-        self._problems = {problem.problem_id: problem for problem in problems}
-        self._strict = Grader(config.grader)
-        self._official = Grader(
-            dataclasses.replace(config.grader, kind=GraderKind.OFFICIAL, task=task)
+def _trajectories(
+    judge: Judge,
+    completions: Sequence[Completion],
+    prompts: Mapping[str, Prompt],
+    config: EvaluateConfig,
+    model: LoadedModel,
+    identity: str,
+) -> list[Trajectory]:
+    """Graded trajectories of completions."""
+    judged = judge.verdicts([(one.request.problem_id, one.text) for one in completions])
+    return [
+        Trajectory(
+            problem_id=one.request.problem_id,
+            sample=one.request.sample,
+            task=config.problems.task,
+            seed=config.sampling.seed,
+            prompt=prompts[one.request.problem_id].text,
+            response=one.text,
+            token_ids=one.request.prompt + one.token_ids,
+            response_start=len(one.request.prompt),
+            finish=one.finish,
+            answer=strict.answer,
+            is_correct=strict.is_correct,
+            official_correct=official.is_correct,
+            model=identity,
+            tokenizer=model.tokenizer.fingerprint,
         )
-        self._seed = config.sampling.seed
+        for one, (strict, official) in zip(completions, judged, strict=True)
+    ]
 
-    def __enter__(self) -> "Judge":
-        self._strict.__enter__()
-        self._official.__enter__()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._strict.__exit__(*error)
-        self._official.__exit__(*error)
-
-    def grade(
-        self,
-        completions: Sequence[Completion],
-        prompts: Mapping[str, Prompt],
-        model: LoadedModel,
-        identity: str,
-    ) -> list[Trajectory]:
-        """Turns completions into trajectories with their verdicts."""
-        pairs = [(self._problems[one.request.problem_id].answer, one.text) for one in completions]
-        strict, official = self._strict.grade(pairs), self._official.grade(pairs)
-        trajectories = []
-        for one, verdict, lenient in zip(completions, strict, official, strict=True):
-            problem = self._problems[one.request.problem_id]
-            if is_procedural(problem):
-                verdict = _verified(problem, one.text, verdict)
-            trajectories.append(
-                Trajectory(
-                    problem_id=problem.problem_id,
-                    sample=one.request.sample,
-                    task=problem.task,
-                    seed=self._seed,
-                    prompt=prompts[problem.problem_id].text,
-                    response=one.text,
-                    token_ids=one.request.prompt + one.token_ids,
-                    response_start=len(one.request.prompt),
-                    finish=one.finish,
-                    answer=verdict.answer,
-                    is_correct=verdict.is_correct,
-                    official_correct=lenient.is_correct,
-                    model=identity,
-                    tokenizer=model.tokenizer.fingerprint,
-                )
+def _import(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]:
+    """Grades another engine's samples of the problems."""
+    problems = {problem.problem_id: problem for problem in load_problems(config.problems)}
+    tokenizer, _ = load_text_side(config.model)
+    found = import_trajectories(config.imported, config.columns, tokenizer)
+    _LOGGER.info("'%s': %s", config.imported, found.summary())
+    unknown = sorted({one.problem_id for one in found.trajectories} - problems.keys())
+    if unknown:
+        raise DataError(
+            f"'{config.imported}' answers {len(unknown)} problems that '{config.problems.task}' "
+            f"({config.problems.split}) does not have, the first is '{unknown[0]}'; its ids must "
+            f"be those of the problems, such as '{next(iter(problems))}'"
+        )
+    (folder / TRAJECTORIES).unlink(missing_ok=True)  # of an import that was cut off
+    with (
+        Judge(config, list(problems.values())) as judge,
+        TrajectoryWriter(folder / TRAJECTORIES) as writer,
+        tqdm(total=len(found.trajectories), desc="grading", unit="sample") as bar,
+    ):
+        for start in range(0, len(found.trajectories), _GRADED_AT_ONCE):
+            batch = found.trajectories[start : start + _GRADED_AT_ONCE]
+            judged = judge.verdicts([(one.problem_id, one.response) for one in batch])
+            writer.write(
+                [
+                    dataclasses.replace(
+                        one,
+                        answer=strict.answer,
+                        is_correct=strict.is_correct,
+                        official_correct=official.is_correct,
+                        task=config.problems.task,
+                    )
+                    for one, (strict, official) in zip(batch, judged, strict=True)
+                ]
             )
-        return trajectories
-
-
-def _verified(problem: Problem, response: str, verdict: Verdict) -> Verdict:
-    """The task's own verifier, whose strings are literal: what the grader finds equal is right."""
-    return verdict if verdict.is_correct else verify(problem, response)
+            bar.update(len(batch))
+    return {
+        "num_problems": len({one.problem_id for one in found.trajectories}),
+        "num_samples": len(found.trajectories),
+        "rejected": dict(found.rejected),
+        "task": config.problems.task,
+    }

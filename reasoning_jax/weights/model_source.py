@@ -87,7 +87,6 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
         source = smollm2_gguf()
     if config.source.startswith(FRESH):
         architecture, params = _fresh(config, mesh)
-        source = "bytes"
     elif str(source).endswith(".gguf"):
         if not pathlib.Path(source).is_file():
             raise DataError(f"there is no GGUF file '{source}'")
@@ -105,14 +104,25 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
     if config.adapter:
         adapter = load_adapter(config.adapter, architecture, mesh=mesh)
         params = lora.merge(params, adapter.params, adapter.config.scale)
-    text_source = config.tokenizer or source
+    tokenizer, template = load_text_side(config)
     return LoadedModel(
         config=architecture,
         params=params,
-        tokenizer=load_tokenizer(text_source),
-        template=load_chat(text_source),
+        tokenizer=tokenizer,
+        template=template,
         fingerprint=_fingerprint(config, source),
     )
+
+
+def load_text_side(config: ModelConfig) -> tuple[Tokenizer, ChatTemplate | None]:
+    """A model's tokenizer and chat template, without its weights."""
+    source: str | pathlib.Path = config.source
+    if config.source == PACKAGED:
+        source = smollm2_gguf()
+    elif config.source.startswith(FRESH):
+        source = "bytes"
+    chosen = config.tokenizer or source
+    return load_tokenizer(chosen), load_chat(chosen)
 
 
 def _fresh(config: ModelConfig, mesh: Mesh) -> tuple[DecoderConfig, Params]:

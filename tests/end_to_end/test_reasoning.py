@@ -13,7 +13,7 @@ from core_jax.loop import LoopConfig
 from core_jax.mesh import MeshConfig, make_mesh
 from reasoning_jax import jobs
 from reasoning_jax.config import CompareConfig, ExportConfig, Solutions
-from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.data.own_problems import ProblemColumns
 from reasoning_jax.data.packing import PackingConfig
 from reasoning_jax.data.sft_examples import TrajectoryChoice, Verdicts
@@ -98,6 +98,27 @@ def test_another_sampling_needs_another_run(evaluated, own_file):
     other = dataclasses.replace(config.sampling, seed=5)
     with pytest.raises(ConfigError, match=r"sampling\.seed"):
         run_evaluate(dataclasses.replace(config, sampling=other))
+
+
+def test_samples_of_another_engine_are_graded(tmp_path, own_file):
+    problems = load_problems(own(own_file, 3))
+    rows = [
+        {"problem_id": problem.problem_id, "prompt": problem.question, "response": text}
+        for problem in problems
+        for text in (f"The answer is {problem.answer}.", "The answer is 1000.")
+    ]
+    path = tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    config = evaluation(tmp_path / "run", own_file, imported=str(path))
+    run_evaluate(config)
+    results = json.loads((evaluate.results_folder(config.run_dir) / "results.json").read_text())
+    assert results["accuracy"]["mean"] == 0.5
+    assert results["pass_at_k"]["2"]["mean"] == 1.0
+    done = json.loads((tmp_path / "run/stages/rollout/done.json").read_text())
+    assert sum(done["facts"]["rejected"].values()) == 1
+    path.write_text(json.dumps(rows[0] | {"problem_id": "x"}) + "\n")
+    with pytest.raises(DataError, match=r"answers 1 problems that 'own' .* does not have"):
+        run_evaluate(dataclasses.replace(config, run_dir=str(tmp_path / "bad")))
 
 
 def training(folder, own_file, **changes):

@@ -24,17 +24,9 @@ import tensorflow_datasets as tfds
 from core_jax.data.fetch import Address, cache_folder, fetch_first, file_sha256
 from core_jax.errors import DataError, nearest_name
 from reasoning_jax.answers.extraction import last_boxed
-from reasoning_jax.data.problems import Problem, check_unique
+from reasoning_jax.data.problems import SPLITS, Problem, check_unique
 
 _LOGGER = logging.getLogger(__name__)
-
-SPLITS: dict[str, tuple[str, ...]] = {
-    "gsm8k": ("train", "test"),
-    "math": ("train", "test"),
-    "math500": ("test",),
-    "svamp": ("test",),
-}
-"""Problem set to its splits."""
 
 _GSM8K = (
     "https://raw.githubusercontent.com/openai/grade-school-math/"
