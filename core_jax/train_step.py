@@ -67,7 +67,7 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: PyTree, key: Key[Array, ""], frozen: Params | None
+        state: TrainState, batch: PyTree, key: Key[Array, ""], frozen: Params | None = None
     ) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         loss, metrics, grads = _accumulate(
@@ -88,12 +88,17 @@ def make_train_step(
         metrics["skipped"] = _single((~finite).astype(jnp.float32))
         return _advance(optimizer, state, grads, finite), metrics
 
+    shardings = (state_shardings, batch_sharding(mesh), replicated(mesh))
+    if frozen is not None:
+        shardings = (*shardings, None)
     compiled = jax.jit(
         train_step,
-        in_shardings=(state_shardings, batch_sharding(mesh), replicated(mesh), None),
+        in_shardings=shardings,
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
+    if frozen is None:
+        return compiled
     return lambda state, batch, key: compiled(state, batch, key, frozen)
 
 
@@ -110,13 +115,14 @@ def make_eval_step(objective: Objective, *, mesh: Mesh, frozen: Params | None = 
       with `core_jax.metrics.merge`.
     """
 
-    def eval_step(params: Params, batch: PyTree, frozen: Params | None) -> Metrics:
+    def eval_step(params: Params, batch: PyTree, frozen: Params | None = None) -> Metrics:
         loss, metrics = _with_frozen(objective, frozen)(params, batch, key=None)
         return _join(metrics, {"loss": loss})
 
-    compiled = jax.jit(
-        eval_step, in_shardings=(None, batch_sharding(mesh), None), out_shardings=replicated(mesh)
-    )
+    shardings = (None, batch_sharding(mesh), *(() if frozen is None else (None,)))
+    compiled = jax.jit(eval_step, in_shardings=shardings, out_shardings=replicated(mesh))
+    if frozen is None:
+        return compiled
     return lambda params, batch: compiled(params, batch, frozen)
 
 

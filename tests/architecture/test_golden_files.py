@@ -2,7 +2,10 @@
 
 import pytest
 
-from tests.golden_files import UPDATE_VARIABLE, check_golden
+from tests.golden_files import FOLDER, UPDATE_VARIABLE, check_golden
+from tests.parity import hf_record, preference_record, tokenizer_record
+from tests.reasoning import test_presets as reasoning_presets
+from tests.rec import test_golden as rec_golden
 
 TEXT = "step loss\n1 2.3026\n2 -1.7e-03\n"
 
@@ -80,3 +83,13 @@ def test_only_1_refreshes(folder, monkeypatch, value):
 def test_an_absent_file_is_an_error_that_says_how_to_make_it(folder):
     with pytest.raises(AssertionError, match=r"no golden file '.*new.txt'; UPDATE_GOLDEN=1 makes"):
         check_golden("new.txt", "step\n", folder=folder)
+
+
+def test_every_golden_file_is_compared():
+    """A preset that goes takes its files along."""
+    expected = {f"config_{name}.json" for name in rec_golden.PRESETS}
+    expected |= {f"sharding_{name}.txt" for name in rec_golden.PRESETS}
+    expected |= {f"config_reasoning_{name}.json" for name in reasoning_presets.EVERY}
+    expected |= {rec_golden.CURVE, "shardings_llama3_70b.txt", preference_record.GOLDEN}
+    expected |= {hf_record.GOLDEN, hf_record.ADAPTER_GOLDEN, tokenizer_record.GOLDEN}
+    assert {path.name for path in FOLDER.iterdir()} == expected

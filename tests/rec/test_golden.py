@@ -24,8 +24,7 @@ from rec_jax.model.shardings import RULES
 from rec_jax.moe.router import Balance
 from rec_jax.objectives import next_token_loss
 from rec_jax.presets import PRESETS
-from tests.golden_files import FOLDER, check_golden
-from tests.parity import preference_record
+from tests.golden_files import check_golden
 
 CURVE = "training_curve.txt"
 CURVE_TOLERANCE = 2e-3
@@ -128,11 +127,3 @@ def _curve() -> str:
 
 def test_a_training_curve_is_the_golden_one():
     check_golden(CURVE, _curve(), relative_tolerance=CURVE_TOLERANCE)
-
-
-def test_every_golden_file_is_compared():
-    """A preset that goes takes its files along."""
-    expected = {f"config_{name}.json" for name in PRESETS}
-    expected |= {f"sharding_{name}.txt" for name in PRESETS}
-    expected |= {CURVE, preference_record.GOLDEN}
-    assert {path.name for path in FOLDER.iterdir()} == expected
