@@ -201,5 +201,6 @@ def _import(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]:
         "num_problems": len({one.problem_id for one in found.trajectories}),
         "num_samples": len(found.trajectories),
         "rejected": dict(found.rejected),
+        "num_cut": found.num_cut,
         "task": config.problems.task,
     }
