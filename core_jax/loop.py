@@ -149,9 +149,7 @@ def fit(
             Reporter(folder, total_steps=config.num_steps, name=folder.name, restored_step=start)
         )
         timer = StepTimer(
-            tokens_per_step=tokens_per_batch,
-            flops_per_step=flops_per_step,
-            num_devices=mesh.size,
+            tokens_per_step=tokens_per_batch, flops_per_step=flops_per_step, num_devices=mesh.size
         )
         window = _Window(
             reporter, timer, config, skipped_in_a_row=int(jax.device_get(state.skipped_in_a_row))

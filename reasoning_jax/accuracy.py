@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from core_jax.arrays import Bool, Float, Int
+from core_jax.arrays import Float, Int
 from core_jax.errors import ConfigError, DataError
 
 MOST_VOTES = 1000
@@ -42,15 +42,6 @@ class Interval:
     mean: float
     low: float
     high: float
-
-
-def greedy_accuracy(is_correct: Bool[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-    """1 for each problem whose one greedy answer is correct, else 0.
-
-    >>> greedy_accuracy(np.array([True, False, True])).tolist()
-    [1.0, 0.0, 1.0]
-    """
-    return is_correct.astype(np.float64)
 
 
 def pass_at_k(

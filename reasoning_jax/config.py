@@ -12,6 +12,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
 from core_jax.optim import OptimConfig
+from reasoning_jax.accuracy import IntervalMethod
 from reasoning_jax.answers.grader import GraderConfig
 from reasoning_jax.data.leakage import LeakageConfig
 from reasoning_jax.data.load import ProblemsConfig
@@ -34,6 +35,8 @@ class ScoreConfig:
     """Resamples of the problems for every interval."""
     confidence: float = 0.95
     """Probability mass of the intervals."""
+    interval: IntervalMethod = IntervalMethod.PERCENTILE
+    """How an interval's ends are found among the resamples."""
     seed: int = 0
     """Of the resamples."""
 

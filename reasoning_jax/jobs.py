@@ -61,6 +61,7 @@ def run_compare(config: CompareConfig) -> None:
         names=(config.first, config.second),
         num_samples=config.score.bootstrap_samples,
         confidence=config.score.confidence,
+        method=config.score.interval,
     )
     folder = pathlib.Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)

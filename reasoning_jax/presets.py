@@ -48,7 +48,7 @@ def evaluate_tiny() -> EvaluateConfig:
 
 
 def sft_smollm2() -> SftConfig:
-    """SmolLM2-135M-Instruct on products, adapters of rank 8; about 8 minutes on 2 cores."""
+    """SmolLM2-135M-Instruct on products, adapters of rank 8; 60 steps, 8 to 9 s each on 2 cores."""
     return SftConfig(
         run_dir="runs/smollm2_sft",
         model=ModelConfig(source=PACKAGED),

@@ -21,7 +21,7 @@ import numpy as np
 from core_jax.arrays import Array, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
 from core_jax.nn.stack import layers_apart
-from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
+from reasoning_jax.model.attention import MASKED_SCORE, AttentionKernel, attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
 
@@ -184,6 +184,7 @@ def prefill(
     tokens: Int[Array, "P T"],
     lengths: Int[Array, "P"],
     dtype: jnp.dtype,
+    kernel: AttentionKernel = AttentionKernel.AUTO,
 ) -> tuple[Float[Array, "V P"], KvCache]:
     """Reads whole prompts.
 
@@ -193,6 +194,8 @@ def prefill(
       tokens: one prompt per row, from its start.
       lengths: tokens of each prompt, at least 1; what follows is padding.
       dtype: of the cache.
+      kernel: how attention is computed; EINSUM where weights lie on several devices, since the
+        compiler cannot split a kernel.
 
     Returns:
       Logits float32 of the token after each prompt, and its keys and values, T slots per row.
@@ -212,7 +215,11 @@ def prefill(
         )
         queries, new_keys = rotate(queries, *angles), rotate(new_keys, *angles)
         mixed_PTHX = attend_causally(
-            queries, new_keys, new_values, segment_ids=is_token_PT.astype(jnp.int32)
+            queries,
+            new_keys,
+            new_values,
+            segment_ids=is_token_PT.astype(jnp.int32),
+            kernel=kernel,
         )
         mixed_HXN = mixed_PTHX.reshape(-1, config.num_heads, config.head_dim).transpose(1, 2, 0)
         hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)

@@ -3,6 +3,7 @@
 Dimension key: none.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 from reasoning_jax.model.config import DecoderConfig, Llama3Scaling
@@ -57,52 +58,28 @@ def llama3_8b() -> DecoderConfig:
 
 def llama3_70b() -> DecoderConfig:
     """Llama-3-70B: 70.6 billion parameters, context 8,192."""
-    return DecoderConfig(
-        vocab_size=128_256,
-        model_dim=8192,
-        hidden_dim=28_672,
-        num_layers=80,
-        num_heads=64,
-        num_kv_heads=8,
-        head_dim=128,
-        norm_eps=1e-5,
-        rope_theta=500_000.0,
-        max_positions=8192,
+    return dataclasses.replace(
+        llama3_8b(), model_dim=8192, hidden_dim=28_672, num_layers=80, num_heads=64
     )
 
 
 def llama31_8b() -> DecoderConfig:
     """Llama-3.1-8B: as Llama-3-8B with wavelengths stretched to a context of 131,072."""
-    return DecoderConfig(
-        vocab_size=128_256,
-        model_dim=4096,
-        hidden_dim=14_336,
-        num_layers=32,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        norm_eps=1e-5,
-        rope_theta=500_000.0,
-        rope_scaling=Llama3Scaling(factor=8.0),
-        max_positions=131_072,
+    return dataclasses.replace(
+        llama3_8b(), rope_scaling=Llama3Scaling(factor=8.0), max_positions=131_072
     )
 
 
 def llama32_1b() -> DecoderConfig:
     """Llama-3.2-1B: 1.24 billion parameters, tied embeddings, context 131,072."""
-    return DecoderConfig(
-        vocab_size=128_256,
+    return dataclasses.replace(
+        llama31_8b(),
         model_dim=2048,
         hidden_dim=8192,
         num_layers=16,
-        num_heads=32,
-        num_kv_heads=8,
         head_dim=64,
-        norm_eps=1e-5,
-        rope_theta=500_000.0,
         rope_scaling=Llama3Scaling(factor=32.0),
         tied_embeddings=True,
-        max_positions=131_072,
     )
 
 
@@ -142,7 +119,8 @@ def qwen25_05b() -> DecoderConfig:
 
 def qwen25_7b() -> DecoderConfig:
     """Qwen2.5-7B: 7.62 billion parameters, biases on queries, keys and values."""
-    return DecoderConfig(
+    return dataclasses.replace(
+        qwen25_05b(),
         vocab_size=152_064,
         model_dim=3584,
         hidden_dim=18_944,
@@ -150,9 +128,7 @@ def qwen25_7b() -> DecoderConfig:
         num_heads=28,
         num_kv_heads=4,
         head_dim=128,
-        norm_eps=1e-6,
-        rope_theta=1_000_000.0,
-        qkv_bias=True,
+        tied_embeddings=False,
         max_positions=131_072,
     )
 

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from core_jax.arrays import Array
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import BATCH_AXES
+from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import DecodingWeights, KvCache, grow_cache
 from reasoning_jax.model.shardings import CACHE_SPEC
@@ -123,6 +124,7 @@ def sample(
     place = _placement(mesh, engine)
     waiting = list(reversed(requests))
     dtype = _cache_dtype(config, engine)
+    kernel = AttentionKernel.AUTO if mesh is None else AttentionKernel.EINSUM
     eos = jnp.asarray(list(eos_ids) or [NO_TOKEN - 1], jnp.int32)
     in_use: dict[int, _Row] = {}
     rows: Rows | None = None
@@ -130,7 +132,7 @@ def sample(
     while waiting or in_use or (group is not None and group.requests):
         while len(in_use) < engine.num_rows and (waiting or (group and group.requests)):
             if group is None or not group.requests:
-                group = _read_group(config, weights, waiting, engine, dtype)
+                group = _read_group(config, weights, waiting, engine, dtype, kernel)
             if not in_use:
                 rows = None  # a fresh batch starts with as few slots as it needs
             rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, place)
@@ -203,6 +205,7 @@ def _read_group(
     waiting: list[SampleRequest],
     engine: EngineConfig,
     dtype: jnp.dtype,
+    kernel: AttentionKernel,
 ) -> _Group:
     """Takes the next problems' requests from the end of `waiting` and reads their prompts."""
     requests: list[SampleRequest] = []
@@ -221,7 +224,7 @@ def _read_group(
     for index, prompt in enumerate(prompts.values()):
         tokens_PT[index, : len(prompt)] = prompt
         lengths_P[index] = len(prompt)
-    logits_VP, cache = read_prompts(config, weights, tokens_PT, lengths_P, dtype)
+    logits_VP, cache = read_prompts(config, weights, tokens_PT, lengths_P, dtype, kernel)
     indices = {problem_id: index for index, problem_id in enumerate(prompts)}
     return _Group(requests=requests, indices=indices, logits=logits_VP, cache=cache)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from core_jax.arrays import Array, Float, Int, Key, PyTree
+from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import (
     DecodingWeights,
@@ -87,16 +88,17 @@ def empty_rows(config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp.
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "kernel"))
 def read_prompts(
     config: DecoderConfig,
     weights: DecodingWeights,
     tokens: Int[Array, "P T"],
     lengths: Int[Array, "P"],
     dtype: jnp.dtype,
+    kernel: AttentionKernel,
 ) -> tuple[Float[Array, "V P"], KvCache]:
     """`prefill`, compiled."""
-    return prefill(config, weights, tokens, lengths, dtype)
+    return prefill(config, weights, tokens, lengths, dtype, kernel)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="rows")

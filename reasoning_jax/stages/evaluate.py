@@ -16,7 +16,7 @@ matplotlib.use("Agg")  # before pyplot: no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from core_jax.run_folder import run_stage, stage_folder
+from core_jax.run_folder import read_done, run_stage, stage_folder
 from reasoning_jax.accuracy import (
     Interval,
     bootstrap_interval,
@@ -53,6 +53,7 @@ def results_folder(run_dir: str) -> pathlib.Path:
 
 def per_problem(run_dir: str) -> dict[str, float]:
     """Share of each problem's samples that are correct, of a finished evaluation."""
+    read_done(run_dir, NAME)  # says how to get one where there is none
     path = results_folder(run_dir) / "problems.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["problem_id"]: row["num_correct"] / row["num_samples"] for row in rows}
@@ -111,6 +112,7 @@ def summarise(
         seed=config.seed,
         num_samples=config.bootstrap_samples,
         confidence=config.confidence,
+        method=config.interval,
     )
     verdicts = [[bool(one.is_correct) for one in group] for group in samples]
     lenient = [[bool(one.official_correct) for one in group] for group in samples]

@@ -78,8 +78,9 @@ def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]
     ):
         bar.update(len(writer.done))
         requests = _requests(problems, prompts, model, sampling.num_samples, writer.done)
-        weights = jax.jit(functools.partial(for_decoding, model.config))(model.params)
-        weights = jax.device_put(weights, match_rules(DECODING_RULES, weights, mesh))
+        turn = functools.partial(for_decoding, model.config)
+        shardings = match_rules(DECODING_RULES, jax.eval_shape(turn, model.params), mesh)
+        weights = jax.jit(turn, out_shardings=shardings)(model.params)
         identity = fingerprint({"weights": model.fingerprint, "sampling": sampling})
         graded = functools.partial(
             _trajectories, judge, prompts=prompts, config=config, model=model, identity=identity

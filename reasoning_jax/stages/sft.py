@@ -53,12 +53,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def run(config: SftConfig) -> bool:
     """Runs the stage unless it is done. Returns whether it is done now."""
-    ignored = ("run_dir", "mesh")
-    parts = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name not in ignored
-    }
+    parts = _parts(config) | {"loop": config.loop}
     return run_stage(config.run_dir, NAME, parts, functools.partial(_train, config))
 
 
@@ -148,18 +143,17 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     return {"best_step": result.best_step, "last_step": result.step, BEST_METRIC: best} | report
 
 
+def _parts(config: SftConfig) -> dict[str, Any]:
+    """What a checkpoint depends on: all but the folder, the devices and how long to train."""
+    ignored = ("run_dir", "mesh", "loop")
+    names = [field.name for field in dataclasses.fields(config) if field.name not in ignored]
+    return {name: getattr(config, name) for name in names}
+
+
 def _identity(config: SftConfig, model: LoadedModel) -> str:
-    """Fingerprint of all that a checkpoint depends on."""
-    return fingerprint(
-        {
-            "model": model.fingerprint,
-            "tokenizer": model.tokenizer.fingerprint,
-            "lora": config.lora,
-            "optim": config.optim,
-            "packing": config.packing,
-            "batch_size": config.batch_size,
-        }
-    )
+    """Fingerprint of a checkpoint's config, weights and tokenizer."""
+    text = model.tokenizer.fingerprint
+    return fingerprint(_parts(config) | {"weights": model.fingerprint, "tokenizer": text})
 
 
 def train_flops(model: DecoderConfig, config: SftConfig) -> float:
@@ -198,22 +192,27 @@ def _rows(config: SftConfig, model: LoadedModel) -> tuple[PackedRows, PackedRows
     pad_id = model.tokenizer.pad_id
     valid = PackedRows(found.examples[:held_out], config.packing, pad_id=pad_id)
     train = PackedRows(found.examples[held_out:], config.packing, pad_id=pad_id)
-    _LOGGER.info("training rows: %s", train.report)
+    _LOGGER.info(
+        "training rows: %d of %d tokens, %.0f%% filled, %d examples too long",
+        train.report.num_rows,
+        config.packing.row_length,
+        100 * train.report.efficiency,
+        train.report.num_overlong,
+    )
     return train, valid
 
 
 def _examples(config: SftConfig, model: LoadedModel) -> SftExamples:
     """Tokenised examples of problems or of sampled solutions."""
+    is_chat = config.prompt.style is PromptStyle.CHAT
+    encode = functools.partial(encode_pair, model.tokenizer, special_prompt=is_chat)
     if config.solutions is Solutions.TRAJECTORIES:
         return examples_from_trajectories(
             read_trajectories(config.trajectories),
             choice=config.choice,
-            encode=functools.partial(
-                encode_pair, model.tokenizer, special_prompt=model.template is not None
-            ),
+            encode=encode,
         )
     refuse_derived(config.problems.task, config.tested_on)
-    is_chat = config.prompt.style is PromptStyle.CHAT
     solved = [
         dataclasses.replace(one, solution=one.solution or f"The answer is {one.answer}.")
         for one in load_problems(config.problems)
@@ -223,7 +222,7 @@ def _examples(config: SftConfig, model: LoadedModel) -> SftExamples:
         prompt_of=lambda one: render_prompt(cast(Problem, one), config.prompt, model.template).text,
         # After "Answer:" a model goes on with a space; a chat's turn begins with the text itself.
         response_of=lambda one: f"{'' if is_chat else ' '}{one.solution}",
-        encode=functools.partial(encode_pair, model.tokenizer, special_prompt=is_chat),
+        encode=encode,
     )
 
 

@@ -217,6 +217,8 @@ def test_errors_name_what_is_wrong(tmp_path, own_file):
         training(tmp_path, own_file, solutions=Solutions.TRAJECTORIES)
     with pytest.raises(ConfigError, match="held_out is 0"):
         training(tmp_path, own_file, held_out=0)
+    with pytest.raises(DataError, match=r"stage 'evaluate' of run '.*' is not done"):
+        run_compare(CompareConfig(first=str(tmp_path), second=str(tmp_path)))
     with pytest.raises(DataError, match=r"is no run: it has no config\.json"):
         run_export(ExportConfig(run_dir=str(tmp_path)))
 

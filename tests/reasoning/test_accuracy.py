@@ -12,7 +12,6 @@ from core_jax.errors import ConfigError, DataError
 from reasoning_jax.accuracy import (
     IntervalMethod,
     bootstrap_interval,
-    greedy_accuracy,
     majority_at_k,
     pass_at_k,
     resampled_means,
@@ -20,9 +19,9 @@ from reasoning_jax.accuracy import (
 )
 
 
-def test_greedy_accuracy_is_the_share_of_problems():
+def test_accuracy_is_the_share_of_problems():
     is_correct = np.arange(11) < 4
-    assert bootstrap_interval(greedy_accuracy(is_correct), seed=0, num_samples=7).mean == 4 / 11
+    assert bootstrap_interval(is_correct.astype(float), seed=0, num_samples=7).mean == 4 / 11
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 7])

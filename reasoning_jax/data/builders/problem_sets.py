@@ -9,19 +9,18 @@ Dimension key: none.
 """
 
 import hashlib
-import io
 import json
 import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 import tensorflow_datasets as tfds
 
 from core_jax.data.fetch import Address, cache_folder, fetch_first, file_sha256
+from core_jax.data.records import read_built
 from core_jax.errors import DataError, nearest_name
 from reasoning_jax.answers.extraction import last_boxed
 from reasoning_jax.data.problems import SPLITS, Problem, check_unique
@@ -148,15 +147,7 @@ def load_problem_set(
     builder = ProblemSet(
         source=str(path), config=f"{name}-{split}", data_dir=data_dir, file_format="array_record"
     )
-    with redirect_stdout(io.StringIO()):
-        tfds.disable_progress_bar()
-        try:
-            builder.download_and_prepare()
-        finally:
-            tfds.enable_progress_bar()
-    _check_records(pathlib.Path(builder.data_path))
-    records = cast(Any, builder).as_data_source(split)
-    examples = records.__getitems__(range(len(records)))
+    examples = read_built(builder, split)
     return check_unique([_problem(name, example) for example in examples], f"'{name}' {split}")
 
 
@@ -214,22 +205,6 @@ def _digest(path: pathlib.Path) -> str:
     for file in _single_files(path):
         digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _check_records(folder: pathlib.Path) -> None:
-    """Compares the built files with their checksums, which are written the first time.
-
-    ArrayRecord's own checksums do not find a small file that was cut off.
-    """
-    expected_path = folder / "sha256.json"
-    seen = {file.name: file_sha256(file) for file in sorted(folder.glob("*array_record*"))}
-    if not expected_path.exists():
-        expected_path.write_text(json.dumps(seen), encoding="utf-8")
-    if json.loads(expected_path.read_text(encoding="utf-8")) != seen:
-        raise DataError(
-            f"the files built in '{folder}' are not those that were written; delete that folder, "
-            "it is then built again"
-        )
 
 
 def _rows(name: str, path: pathlib.Path) -> Sequence[Row]:
@@ -359,9 +334,3 @@ _READERS: dict[str, Callable[[Row, str], Problem | None]] = {
     "math500": _math,
     "svamp": _svamp,
 }
-
-
-def digest(problems: list[Problem]) -> str:
-    """SHA-256 of problems, for what is computed from them."""
-    fields = [[one.problem_id, one.question, one.answer] for one in problems]
-    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -9,19 +9,17 @@ yet and reads it back as the canonical log.
 Dimension key: R rows of one block.
 """
 
-import io
-import json
 import os
 import pathlib
 from collections.abc import Iterator
-from contextlib import redirect_stdout
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 import tensorflow_datasets as tfds
 
-from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first, file_sha256
+from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first
+from core_jax.data.records import read_built
 from core_jax.errors import DataError, nearest_name
 from rec_jax.data.builders.movielens_files import (
     TABLES,
@@ -213,15 +211,7 @@ def _read_back(
         data_dir=data_dir,
         file_format="array_record",
     )
-    with redirect_stdout(io.StringIO()):
-        tfds.disable_progress_bar()
-        try:
-            builder.download_and_prepare()
-        finally:
-            tfds.enable_progress_bar()
-    _check_records(pathlib.Path(builder.data_path))
-    records = cast(Any, builder).as_data_source(table)
-    examples = records.__getitems__(range(len(records)))
+    examples = read_built(builder, table)
     features = list(examples[0])
     if table == "ratings":
         return pl.DataFrame(
@@ -230,24 +220,6 @@ def _read_back(
     return pl.DataFrame(
         {name: [_plain(example[name]) for example in examples] for name in features}
     )
-
-
-def _check_records(folder: pathlib.Path) -> None:
-    """Compares the built files with their checksums, which are written the first time.
-
-    ArrayRecord's own checksums do not find a small file that was cut off.
-    """
-    expected_path = folder / "sha256.json"
-    seen = {file.name: file_sha256(file) for file in sorted(folder.glob("*array_record*"))}
-    if not expected_path.exists():
-        expected_path.write_text(json.dumps(seen), encoding="utf-8")
-    expected = json.loads(expected_path.read_text(encoding="utf-8"))
-    for name in {**expected, **seen}:
-        if expected.get(name) != seen.get(name):
-            raise DataError(
-                f"the built file '{folder / name}' has SHA-256 {seen.get(name)}, not "
-                f"{expected.get(name)}; delete '{folder}', it is then built again"
-            )
 
 
 def _plain(value: Any) -> Any:
