@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from core_jax.arrays import Array, Float, Int
 from reasoning_jax.model.attention import AttentionKernel, attend_causally
 from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.low_rank import low_rank_product
 from reasoning_jax.model.rope import rotate
 
 
@@ -72,8 +73,9 @@ class Projection(nn.Module):
             down = self.get_variable("params", "lora_a")
             up = self.get_variable("params", "lora_b")
             dropped = self._drop(inputs)
-            narrow = _contract(dropped, down, self.contracted_dims, self.dtype)
-            outputs = outputs + _contract(narrow, up, 1, self.dtype)
+            outputs = outputs + low_rank_product(
+                self.contracted_dims, self.dtype, dropped, down, up
+            )
         return outputs
 
     def _drop(self, inputs: Float[Array, "*in"]) -> Float[Array, "*in"]:
