@@ -1,7 +1,7 @@
 """The layers of a Llama-family decoder, each linear map with room for a low-rank adapter.
 
 Dimension key: B batch, T tokens, D model, H query heads, K key heads, X head dimension, F hidden,
-R rank of an adapter.
+R rank of an adapter, S streams.
 """
 
 import math
@@ -49,6 +49,11 @@ class Projection(nn.Module):
     The parameters are `kernel` [*in, *out], `bias` [*out] if `use_bias`, and, only where
     `reasoning_jax.model.lora.attach` has put them, `lora_a` [*in, R] and `lora_b` [R, *out],
     which already carries the factor alpha / rank. Products accumulate in float32.
+
+    Adapters of S streams (`reasoning_jax.model.lora.stack_adapters`) lie side by side along R, and
+    `lora_streams` [S, R] says whose each place is; rows take turns, row i being of stream i mod S.
+    The kernel and both factors then see all rows in one product each, and what a row has of other
+    streams is set to zero between the factors.
     """
 
     features: tuple[int, ...]
@@ -73,6 +78,8 @@ class Projection(nn.Module):
             up = self.get_variable("params", "lora_b")
             dropped = self._drop(inputs)
             narrow = _contract(dropped, down, self.contracted_dims, self.dtype)
+            if self.has_variable("params", "lora_streams"):
+                narrow = _own_stream(narrow, self.get_variable("params", "lora_streams"))
             outputs = outputs + _contract(narrow, up, 1, self.dtype)
         return outputs
 
@@ -94,6 +101,14 @@ def _contract(inputs: Array, kernel: Array, dims: int, dtype: jnp.dtype) -> Arra
         preferred_element_type=jnp.float32,
     )
     return product.astype(dtype)
+
+
+def _own_stream(narrow: Float[Array, "N *in R"], streams: Array) -> Float[Array, "N *in R"]:
+    """Zero where a place along the rank is not of the row's stream."""
+    num_streams, rank = streams.shape
+    apart = narrow.reshape(-1, num_streams, *narrow.shape[1:])
+    is_own = streams.reshape(1, num_streams, *(1,) * (narrow.ndim - 2), rank)
+    return jnp.where(is_own, apart, 0).reshape(narrow.shape)
 
 
 class SelfAttention(nn.Module):
