@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from core_jax.arrays import Array, Float, Int
 from reasoning_jax.model.attention import AttentionKernel, attend_causally
 from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.low_rank import low_rank_product
 from reasoning_jax.model.rope import rotate
 
 
@@ -74,14 +75,18 @@ class Projection(nn.Module):
             lead = (1,) * (outputs.ndim - len(self.features))
             outputs = outputs + bias.astype(self.dtype).reshape(lead + self.features)
         if self.has_variable("params", "lora_a"):
-            down = self.get_variable("params", "lora_a")
-            up = self.get_variable("params", "lora_b")
-            dropped = self._drop(inputs)
-            narrow = _contract(dropped, down, self.contracted_dims, self.dtype)
-            if self.has_variable("params", "lora_streams"):
-                narrow = _own_stream(narrow, self.get_variable("params", "lora_streams"))
-            outputs = outputs + _contract(narrow, up, 1, self.dtype)
+            outputs = outputs + self._adapted(self._drop(inputs))
         return outputs
+
+    def _adapted(self, inputs: Float[Array, "*in"]) -> Float[Array, "*out"]:
+        """The adapter's product, or each row's own of several streams."""
+        down = self.get_variable("params", "lora_a")
+        up = self.get_variable("params", "lora_b")
+        if not self.has_variable("params", "lora_streams"):
+            return low_rank_product(self.contracted_dims, self.dtype, inputs, down, up)
+        narrow = _contract(inputs, down, self.contracted_dims, self.dtype)
+        own = _own_stream(narrow, self.get_variable("params", "lora_streams"))
+        return _contract(own, up, 1, self.dtype)
 
     def _drop(self, inputs: Float[Array, "*in"]) -> Float[Array, "*in"]:
         """The adapter's inputs, some left out while training (there is a key then)."""

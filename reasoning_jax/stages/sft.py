@@ -67,6 +67,7 @@ def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | N
     Raises:
       DataError: the run is not finished.
     """
+    read_done(config.run_dir, NAME)  # before the model is loaded
     model = load_source(config.model, mesh)
     trained = restore_trained(config, model, mesh)
     if config.lora.rank:
