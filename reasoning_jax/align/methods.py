@@ -157,6 +157,15 @@ TITLES = {
 """Names of the rows; one that begins with a dash is a control or variant of the row above."""
 
 
+NEEDED_ROWS = {
+    Row.DPO_SFT: (Row.SFT,),
+    Row.TDPO1: (Row.SFT,),
+    Row.TDPO2: (Row.SFT,),
+    Row.TGDPO: (Row.DPO,),
+}
+"""Rows that start from others' models, or are guided by them."""
+
+
 def row_method(row: Row) -> MethodConfig | None:
     """What a row trains, with the numbers of its paper; None for the baseline.
 
