@@ -65,7 +65,10 @@ def _backward(
     wide = jnp.dtype("float32")
     narrow_gradient = _product(gradient, up, out_dims, tuple(range(1, up.ndim)), dtype)
     up_gradient = _product(narrow, gradient, rows, rows, dtype, result=wide)
-    down_gradient = _product(inputs, narrow_gradient, rows, rows, dtype, result=wide)
+    # As (h'^T x)^T, so that the narrow side is transposed before the product and not x. Without the
+    # barrier XLA turns it back.
+    turned = _product(narrow_gradient, inputs, rows, rows, dtype, result=wide)
+    down_gradient = jnp.moveaxis(jax.lax.optimization_barrier(turned), 0, -1)
     rank_dim = (len(rows),)
     inputs_gradient = _product(narrow_gradient, down, rank_dim, (down.ndim - 1,), dtype)
     return (

@@ -80,8 +80,8 @@ def test_what_is_added_to_all_logits_of_a_place_cancels():
 def test_what_the_positive_model_likes_less_is_critical():
     """Two classes, p against n: s = p^2 (1-n) / (p^2 (1-n) + (1-p)^2 n)."""
     for p, n in [(0.9, 0.5), (0.5, 0.9), (0.1, 0.6)]:
-        logits = [jnp.log(jnp.asarray([q, 1 - q])) for q in (p, n)]
-        score = jnp.exp(contrast_scores(*logits, jnp.asarray(0), beta=1.0).log_scores)
+        positive, negative = (jnp.log(jnp.asarray([q, 1 - q])) for q in (p, n))
+        score = jnp.exp(contrast_scores(positive, negative, jnp.asarray(0), beta=1.0).log_scores)
         expected = p**2 * (1 - n) / (p**2 * (1 - n) + (1 - p) ** 2 * n)
         np.testing.assert_allclose(score, expected, rtol=1e-5)
         assert (float(score) < p) == (p < n)
@@ -93,8 +93,8 @@ def test_illegal_classes_leave_the_partition_functions():
     num_legal = 11
     legal = jnp.broadcast_to(jnp.arange(V) < num_legal, positive.shape)
     targets = jnp.asarray(np.random.default_rng(1).integers(0, num_legal, size=(B, T)))
-    dirty = [jnp.where(legal, logits, jnp.nan) for logits in (positive, negative)]
-    scores = contrast_scores(*dirty, targets, beta=1.5, legal=legal)
+    dirty, also_dirty = (jnp.where(legal, logits, jnp.nan) for logits in (positive, negative))
+    scores = contrast_scores(dirty, also_dirty, targets, beta=1.5, legal=legal)
     few = positive[..., :num_legal], negative[..., :num_legal]
     expected = contrast_scores(*few, targets, beta=1.5)
     for name in FIELDS:
@@ -123,9 +123,10 @@ def test_sure_models_give_finite_scores():
 
 def test_low_precision_comes_in_and_float32_goes_out():
     positive, negative, targets = make_logits()
-    low = [logits.astype(jnp.bfloat16) for logits in (positive, negative)]
-    scores = contrast_scores(*low, targets, beta=1.0)
-    exact = contrast_scores(*(logits.astype(jnp.float32) for logits in low), targets, beta=1.0)
+    positive, negative = (logits.astype(jnp.bfloat16) for logits in (positive, negative))
+    scores = contrast_scores(positive, negative, targets, beta=1.0)
+    positive, negative = (logits.astype(jnp.float32) for logits in (positive, negative))
+    exact = contrast_scores(positive, negative, targets, beta=1.0)
     jax.tree.map(np.testing.assert_array_equal, scores, exact)
     assert scores.log_scores.dtype == jnp.float32
 
