@@ -60,7 +60,7 @@ def packed_batch(num_rows=3, length=23):
         for size in (5, 7, 11, 13, 17)
     ]
     rows = PackedRows(examples, PackingConfig(row_length=length))
-    return next(rows.in_order(num_rows))
+    return jax.tree.map(jnp.asarray, next(rows.in_order(num_rows)))
 
 
 @pytest.mark.parametrize("config", [PLAIN, SCALED], ids=["head", "tied"])
@@ -114,21 +114,31 @@ def test_sharded_equals_one_device(monkeypatch, is_kernel_per_device):
     """Also where attention runs device by device, as the kernels of GPUs and TPUs do."""
     # A width that 2 divides: it is split over fsdp here.
     config = dataclasses.replace(PLAIN, model_dim=14, hidden_dim=38, vocab_size=266)
+    wrapped = []
     pair, batch = pairs_of(config)[0], packed_batch(num_rows=4)
-    expected = score_batch(config, pair, batch, chunk=7, betas=BETAS)
+    chunk = 5 if is_kernel_per_device else 7  # what is compiled once is not traced again
+    expected = score_batch(config, pair, batch, chunk=chunk, betas=BETAS)
     if is_kernel_per_device:
         plain = attention._einsum
-        monkeypatch.setattr(attention, "_choose", lambda *_: lambda *arrays: plain(*arrays))
+
+        def device_by_device(*arrays):
+            wrapped.append([array.shape for array in arrays])
+            return plain(*arrays)
+
+        monkeypatch.setattr(attention, "_choose", lambda *_: device_by_device)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=1), jax.devices()[:4])
     shardings = match_rules(RULES, jax.eval_shape(lambda: pair), mesh)
     values = score_batch(
         config,
         jax.device_put(pair, shardings),
-        to_device(batch, mesh),
-        chunk=7,
+        to_device(jax.tree.map(np.asarray, batch), mesh),
+        chunk=chunk,
         betas=BETAS,
         mesh=mesh,
     )
+    # Both copies of the one row that each of the 4 devices has.
+    assert all(shapes[0] == (2, 23, 6, 10) for shapes in wrapped)
+    assert bool(wrapped) is is_kernel_per_device
     for name, found in values.items():
         assert found.sharding.is_fully_replicated
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)
