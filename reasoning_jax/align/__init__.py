@@ -1,0 +1,1 @@
+"""Preference alignment of models that solve problems: answer sets, contrast, critical tokens."""
