@@ -1,1 +1,1 @@
-"""Preference alignment of models that solve problems: answer sets, contrast, critical tokens."""
+"""Contrastive cDPO: from trajectories to sets, scores, preference methods and their comparison."""

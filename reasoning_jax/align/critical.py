@@ -11,6 +11,9 @@ off the curve :math:`c_t / n`:
   That a test of consecutive prefixes finds such tokens is the idea of the cliff tokens of
   arXiv:2606.25524; the formula stands at `drop_p_values`.
 
+The prefix that ends in the end of the sequence has no completion: it counts as 0 of n, and the end
+is the critical token where nothing before it is.
+
 What the token does is measured by replacing it: from :math:`y_{<t}` the model is made to go on with
 another token, drawn from its own distribution with :math:`p(y_t) := 0`, and Pass@k of these
 completions is compared with that of the prefix that keeps the token. The paper's Figure 2
@@ -264,15 +267,6 @@ def replacement_curves(
         for counts in (kept, replaced)
     )
     return kept_SK, replaced_SK
-
-
-def powers_of_two(most: int) -> list[int]:
-    """The k at which Pass@k is tabulated.
-
-    >>> powers_of_two(64), powers_of_two(7)
-    ([1, 2, 4, 8, 16, 32, 64], [1, 2, 4])
-    """
-    return [2**power for power in range(most.bit_length())]
 
 
 def _check_counts(successes: Int[np.ndarray, " T"], num_rollouts: int) -> None:

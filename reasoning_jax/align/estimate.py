@@ -238,19 +238,35 @@ def token_at(decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], p
     return low
 
 
-def table(rows: Sequence[tuple[str, str, Estimate]], *, confidence: float) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EstimateRow:
+    """One line of the table."""
+
+    target: str
+    """What is looked for, such as "critical token"."""
+    task: str
+    """The solutions' task, or "all"."""
+    value: str
+    """The score's name."""
+    estimate: Estimate
+    """What was measured."""
+
+
+def table(rows: Sequence[EstimateRow], *, confidence: float) -> str:
     """Estimates as a table in Markdown.
 
     Args:
-      rows: task, score and what was measured.
+      rows: at least one, all with the same k.
       confidence: probability mass of the intervals.
     """
-    ks = [overlap.k for overlap in rows[0][2].overlaps]
-    head = ["task", "score", "solutions", "AUC", "percentile rank"]
+    ks = [overlap.k for overlap in rows[0].estimate.overlaps]
+    head = ["looked for", "task", "score", "solutions", "AUC", "percentile rank"]
     head += [f"in the {k} lowest (chance)" if k > 1 else "the lowest (chance)" for k in ks]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for task, score, one in rows:
-        cells = [task, score, f"{one.num_solutions:,}", _ends(one.auc), _ends(one.rank)]
+    for row in rows:
+        one = row.estimate
+        cells = [row.target, row.task, row.value, f"{one.num_solutions:,}"]
+        cells += [_ends(one.auc), _ends(one.rank)]
         cells += [f"{_ends(lap.found)} ({lap.chance:.3f})" for lap in one.overlaps]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [

@@ -8,6 +8,7 @@ import pytest
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.align.estimate import (
     EstimateConfig,
+    EstimateRow,
     ScoredSolution,
     auc,
     by_task,
@@ -103,10 +104,16 @@ def test_tasks_apart_and_together_in_a_table():
         "all": pytest.approx(2 / 3),
     }
     assert list(by_task(sums, CONFIG)) == ["sums"]
-    lines = table([(task, "log_score@1.0", one) for task, one in found.items()], confidence=0.95)
+    named = [
+        EstimateRow(target="critical token", task=task, value="log_score@1.0", estimate=one)
+        for task, one in found.items()
+    ]
+    lines = table(named, confidence=0.95)
     rows = [line for line in lines.splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and all(row.count("|") == rows[0].count("|") for row in rows)
-    assert rows[1].startswith("| sums | log_score@1.0 | 2 | 1.000 [1.000, 1.000] | 0.167 [")
+    assert rows[1].startswith(
+        "| critical token | sums | log_score@1.0 | 2 | 1.000 [1.000, 1.000] | 0.167 ["
+    )
     assert rows[2].endswith("| 0.000 [0.000, 0.000] (0.333) | 1.000 [1.000, 1.000] (1.000) |")
 
 
