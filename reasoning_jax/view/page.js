@@ -6,7 +6,7 @@
   const BREAK = "\u23CE";
   const END = "\u220E";
   const byId = (id) => document.getElementById(id);
-  const state = { order: [], at: 0, redraw: [] };
+  const state = { order: [], at: 0, redraw: [], told: null };
 
   function make(name, properties = {}, ...children) {
     const node = document.createElement(name);
@@ -261,7 +261,10 @@
       node.addEventListener("pointerleave", hideTip);
       node.addEventListener("focus", () => showTip(node, solution, group));
       node.addEventListener("blur", hideTip);
-      node.addEventListener("click", () => focusOn(groups, place));
+      node.addEventListener("click", () => {
+        focusOn(groups, place);
+        showTip(node, solution, group);
+      });
       node.addEventListener("keydown", (event) => walk(event, groups, place));
       if (!word || /^\s|\n/.test(group.text)) {
         // Lines break before a token's own space, so that no token is torn.
@@ -303,7 +306,9 @@
         let line = lines.at(-1);
         if (!line || Math.abs(line.bottom - bottom) > 8) lines.push((line = { bottom, steps: [] }));
         line.bottom = Math.max(line.bottom, bottom);
-        line.steps.push({ left, right: left + rect.width + 1, value, group });
+        if (line.steps.length) line.steps.at(-1).right = left; // over the gap between tokens
+        const middle = left + rect.width / 2;
+        line.steps.push({ left, middle, right: left + rect.width, value, group });
       }
     }
     return lines;
@@ -335,8 +340,7 @@
         for (const step of run) {
           const token = solution.critical;
           if (token === null || token < step.group.from || token > step.group.to) continue;
-          const middle = (step.left + step.right) / 2;
-          draw(picture, "circle", { class: "dot", cx: middle, cy: height(step), r: 4 });
+          draw(picture, "circle", { class: "dot", cx: step.middle, cy: height(step), r: 4 });
         }
       }
     }
@@ -383,11 +387,14 @@
     if (node.classList.contains("critical")) tip.append(make("p", {}, "\u25BC critical by rollouts"));
     if (node.classList.contains("error")) tip.append(make("p", {}, "\u2717 first arithmetic error"));
     tip.hidden = false;
-    placeTip(tip, node.getClientRects()[0] || node.getBoundingClientRect());
+    state.told = node;
+    placeTip();
     node.setAttribute("aria-describedby", "tip");
   }
 
-  function placeTip(tip, rect) {
+  function placeTip() {
+    const tip = byId("tip");
+    const rect = state.told.getClientRects()[0];
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     const left = Math.min(Math.max(8, rect.left), window.innerWidth - width - 8);
     const below = rect.bottom + 30 + height < window.innerHeight;
@@ -397,6 +404,7 @@
 
   function hideTip() {
     byId("tip").hidden = true;
+    state.told = null;
   }
 
   function focusOn(groups, place) {
@@ -508,7 +516,11 @@
     const now = root.dataset.theme || (dark ? "dark" : "light");
     root.dataset.theme = now === "dark" ? "light" : "dark";
   });
-  window.addEventListener("scroll", hideTip, { passive: true });
+  window.addEventListener(
+    "scroll",
+    () => (state.told && state.told === document.activeElement ? placeTip() : hideTip()),
+    { passive: true },
+  );
   // The list stays below the controls, however many rows they take.
   new ResizeObserver(([{ target }]) => {
     document.documentElement.style.setProperty("--controls", `${target.offsetHeight}px`);

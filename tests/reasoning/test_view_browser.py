@@ -133,7 +133,41 @@ def test_keys_lead_through_problems_and_tokens(page):
     assert page.run("document.getElementById('tip').hidden")
     page.press("/", text="/")
     page.press("n", text="n")  # now a letter of the search
-    assert page.run("document.activeElement.id") == "search"
+    assert page.run("[document.activeElement.id, document.activeElement.value]") == ["search", "n"]
+    assert page.text("#name") == "Problem steps-0001"
+
+
+def test_what_is_told_of_a_token_stays_when_the_page_scrolls_to_it(page):
+    page.look(390, 500)
+    page.press("c", text="c")
+    page.run("new Promise((done) => setTimeout(done, 300))")
+    assert page.run("scrollY") > 0
+    token, tip = page.run(
+        "['.wrong .token.critical', '#tip'].map((one) => {"
+        "const rect = document.querySelector(one).getBoundingClientRect();"
+        "return [rect.top, rect.bottom]; })"
+    )
+    assert tip[1] > tip[0] >= 0 and tip[1] <= 500  # wholly in the window, beside its token
+    assert tip[0] >= token[1] or tip[1] <= token[0]
+
+
+def test_a_finger_asks_as_a_pointer_does(page):
+    page.look(390, 844)
+    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    page.run("document.querySelector('.wrong .token.critical').scrollIntoView({block: 'center'})")
+    page.run("new Promise((done) => setTimeout(done, 200))")
+    for _ in range(2):
+        x, y = page.run(
+            "(() => { const rect = document.querySelector('.wrong .token.critical')"
+            ".getBoundingClientRect();"
+            "return [(rect.left + rect.right) / 2, (rect.top + rect.bottom) / 2]; })()"
+        )
+        page.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        page.run("new Promise((done) => setTimeout(done, 400))")
+        assert not page.run("document.getElementById('tip').hidden")
+        assert "critical by rollouts" in page.text("#tip")
+    page.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 def test_filters_and_order(page):

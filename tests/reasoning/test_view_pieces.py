@@ -93,6 +93,20 @@ def test_a_beginning_that_is_treated_in_its_own_way():
     assert pieces[3:] == ("5", " ", "y")
 
 
+def test_the_work_grows_with_the_length_alone():
+    """A tokenizer that drops the space at its beginning: at most two windows of 3 tokens each."""
+    decoded = []
+
+    def decode(ids):
+        decoded.append(len(ids))
+        return "".join(" word" for _ in ids).removeprefix(" ")
+
+    count = 1009
+    pieces = text_pieces(decode, range(count))
+    assert pieces == ("word", *(" word",) * (count - 1))
+    assert sum(decoded) <= count + 2 * 3 * count
+
+
 def test_token_at_is_the_token_of_a_character():
     pieces = ("12", "", " =", "\n", "5", "")
     assert [token_at(pieces, at) for at in range(7)] == [0, 0, 2, 2, 3, 4, None]
