@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,32 +74,44 @@ def load_policy(config: PreferConfig, mesh: Mesh) -> LoadedModel:
 
 
 def export_policy(config: PreferConfig) -> ModelConfig:
-    """Writes the trained model for others, adapters apart, and says where.
+    """Writes the trained model for others: its adapter alone, or the whole of it.
 
     Returns:
-      The model as a source: the start with an adapter, or a folder of its own.
+      The model as a source.
 
     Raises:
       DataError: the run is not finished.
     """
     folder = pathlib.Path(config.run_dir) / EXPORTED
     done = folder / "exported.json"
-    adapts = config.train.lora.rank > 0
     identity = read_done(config.run_dir, NAME)["fingerprint"]
     if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != identity:
+        shutil.rmtree(folder, ignore_errors=True)  # of an export that was cut off
         mesh = make_mesh(config.mesh)
-        model = load_source(config.model, mesh)
-        trained = _restore(config, model, mesh)
-        if adapts:
-            export_adapter(folder, model.config, Adapter(config=config.train.lora, params=trained))
+        if _is_adapter(config):
+            model = load_source(config.model, mesh)
+            adapter = Adapter(config=config.train.lora, params=_restore(config, model, mesh))
+            export_adapter(folder, model.config, adapter)
         else:
-            export_model(folder, model.config, trained, source_folder=_folder(config.model))
+            model = load_policy(config, mesh)
+            export_model(folder, model.config, model.params, source_folder=_folder(config.model))
         done.write_text(json.dumps(identity), encoding="utf-8")
-    if adapts:
-        return dataclasses.replace(config.model, adapter=str(folder))
+    return exported(config)
+
+
+def exported(config: PreferConfig) -> ModelConfig:
+    """The trained model as a source, which is there once `export_policy` has written it."""
+    folder = str(pathlib.Path(config.run_dir) / EXPORTED)
+    if _is_adapter(config):
+        return dataclasses.replace(config.model, adapter=folder)
     # A folder's tokenizer came along; a source without one keeps naming its own.
     tokenizer = config.model.tokenizer or ("" if _folder(config.model) else config.model.source)
-    return dataclasses.replace(config.model, source=str(folder), tokenizer=tokenizer)
+    return dataclasses.replace(config.model, source=folder, adapter="", tokenizer=tokenizer)
+
+
+def _is_adapter(config: PreferConfig) -> bool:
+    """Whether the result is an adapter of the start; one that has its own is written whole."""
+    return config.train.lora.rank > 0 and not config.model.adapter
 
 
 def _folder(model: ModelConfig) -> pathlib.Path | None:
@@ -167,7 +180,9 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
         return None
     last = [row for row in result.history if "watched_margin" in row][-1]
     facts = {name: value for name, value in last.items() if name.startswith("watched_")}
-    return facts | dataclasses.asdict(rows.report) | {"last_step": result.step}
+    tokens = result.step * train.batch_size * train.rows.row_length
+    steps = {"last_step": result.step, "trained_tokens": tokens}
+    return facts | dataclasses.asdict(rows.report) | steps
 
 
 def load_weighted_pairs(

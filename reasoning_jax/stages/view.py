@@ -111,15 +111,18 @@ def collect(config: ViewConfig) -> ViewData:
                 f"'{root / SAMPLING}'; make the pairs of this run's own samples"
             )
         problem = problems[problem_id]
-        made = tuple(maker.make(problem, one) for one in solutions)
         shown.append(
             ViewProblem(
                 problem_id=problem_id,
                 question=problem.question,
                 gold=problem.answer,
-                solutions=made,
+                solutions=tuple(maker.make(problem, one) for one in solutions),
             )
         )
+    made = [one for problem in shown for one in problem.solutions]
+    without = sum(one.log_scores is None for one in made)
+    if without:
+        _LOGGER.info("%d of %d solutions have no contrastive score", without, len(made))
     return ViewData(
         title="Right and wrong solutions, token by token",
         problems=tuple(shown),
@@ -155,7 +158,7 @@ class SolutionMaker:
     tokenizer: Tokenizer
     """Of the trajectories."""
     scores: Mapping[Key, TokenValues] | None
-    """Contrastive scores, for all of the solutions; None: none were computed."""
+    """Contrastive scores, for both sides of the pairs or one; None: none were computed."""
     rollouts: Mapping[Key, TokenValues] | None
     """Success after each token and critical tokens, for some of them; None: none were sampled."""
     score: str
@@ -182,7 +185,7 @@ class SolutionMaker:
         response = trajectory.token_ids[trajectory.response_start :]
         pieces = text_pieces(self.tokenizer.decode, response)
         numbers: dict[str, Any] = {}
-        if self.scores is not None:
+        if self.scores is not None and trajectory.key in self.scores:
             found = matching(self.scores, trajectory)
             numbers["log_scores"] = found.named(self.score)
             numbers |= {name: found.named(name) for name in ("positive", "negative")}

@@ -307,7 +307,12 @@
         if (!line || Math.abs(line.bottom - bottom) > 8) lines.push((line = { bottom, steps: [] }));
         line.bottom = Math.max(line.bottom, bottom);
         if (line.steps.length) line.steps.at(-1).right = left; // over the gap between tokens
+<<<<<<< HEAD
         line.steps.push({ left, right: left + rect.width, value, group });
+=======
+        const middle = left + rect.width / 2;
+        line.steps.push({ left, middle, right: left + rect.width, value, group });
+>>>>>>> i5_f
       }
     }
     return lines;
@@ -339,8 +344,7 @@
         for (const step of run) {
           const token = solution.critical;
           if (token === null || token < step.group.from || token > step.group.to) continue;
-          const middle = (step.left + step.right) / 2;
-          draw(picture, "circle", { class: "dot", cx: middle, cy: height(step), r: 4 });
+          draw(picture, "circle", { class: "dot", cx: step.middle, cy: height(step), r: 4 });
         }
       }
     }

@@ -82,7 +82,7 @@ def write_values(folder, where, rows):
 
 
 def make_run(root, *, rows=ROWS, scores=True, rollouts=True):
-    """A run folder with everything, or without scores or rollouts."""
+    """A run folder with everything, or without rollouts, scores, or those of right solutions."""
     root.mkdir()
     problems = [
         {"id": name, "question": f"{name}: what is 2 + 3?", "answer": "5"} for name in ("p1", "p2")
@@ -108,7 +108,8 @@ def make_run(root, *, rows=ROWS, scores=True, rollouts=True):
         config=SetsConfig(pairs_per_problem=2, keep_cut_off=True),
     )
     if scores:
-        write_values(root / view.CONTRAST, view.SCORES, [values_of(one) for one in rows])
+        scored = [values_of(one) for one in rows if scores is True or not one.is_correct]
+        write_values(root / view.CONTRAST, view.SCORES, scored)
     if rollouts:
         wrong = [one for one in rows if not one.is_correct]
         found = [rollouts_of(one, CRITICAL if one.problem_id == "p2" else None) for one in wrong]
@@ -188,6 +189,15 @@ def test_scores_and_rollouts_may_be_absent_and_that_is_told(tmp_path, caplog):
     assert "critical.jsonl': the page does without" in caplog.text
     for one in data.problems[0].solutions:
         assert one.log_scores is one.positive is one.success is one.critical is None
+
+
+def test_one_side_alone_may_be_scored(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        data = view.collect(make_run(tmp_path / "seed0", scores="of wrong ones"))
+    made = [one for problem in data.problems for one in problem.solutions]
+    assert all((one.log_scores is None) == one.is_correct for one in made)
+    count = sum(one.is_correct for one in made)
+    assert f"{count} of {len(made)} solutions have no contrastive score" in caplog.text
 
 
 def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
