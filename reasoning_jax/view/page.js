@@ -307,12 +307,8 @@
         if (!line || Math.abs(line.bottom - bottom) > 8) lines.push((line = { bottom, steps: [] }));
         line.bottom = Math.max(line.bottom, bottom);
         if (line.steps.length) line.steps.at(-1).right = left; // over the gap between tokens
-<<<<<<< HEAD
-        line.steps.push({ left, right: left + rect.width, value, group });
-=======
         const middle = left + rect.width / 2;
         line.steps.push({ left, middle, right: left + rect.width, value, group });
->>>>>>> i5_f
       }
     }
     return lines;
