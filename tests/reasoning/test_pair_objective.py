@@ -43,7 +43,9 @@ def make_pairs():
         lengths = [size - start for size, start in zip(sizes, starts, strict=True)]
         pairs.append(
             TokenPair(
-                token_ids=tuple(draw.integers(0, MODEL.vocab_size, size).tolist() for size in sizes),
+                token_ids=tuple(
+                    draw.integers(0, MODEL.vocab_size, size).tolist() for size in sizes
+                ),
                 response_starts=tuple(starts),
                 reference=tuple(-draw.uniform(1, 5, n).astype(np.float32) for n in lengths),
                 weights=tuple(draw.uniform(0, 1, n).astype(np.float32) for n in lengths),
@@ -77,9 +79,7 @@ def log_sigmoid(value):
 def expected_loss(pair, params, reference, loss):
     """A pair's loss in NumPy, from whole distributions and one sequence at a time."""
     ratios, log_probs, divergences = [], [], []
-    for ids, start, under in zip(
-        pair.token_ids, pair.response_starts, pair.reference, strict=True
-    ):
+    for ids, start, under in zip(pair.token_ids, pair.response_starts, pair.reference, strict=True):
         places = np.arange(start - 1, len(ids) - 1)
         ours = log_distributions(params, ids)[places]
         theirs = log_distributions(reference, ids)[places]
@@ -120,7 +120,9 @@ def test_the_loss_is_that_of_each_pair_alone(params, reference, loss):
 
 def test_gradients_do_not_depend_on_the_layout(params, reference):
     def gradient(batch):
-        return jax.grad(lambda p: objective(Loss.TDPO2)(p, batch, frozen=reference)[0].total)(params)
+        return jax.grad(lambda p: objective(Loss.TDPO2)(p, batch, frozen=reference)[0].total)(
+            params
+        )
 
     packed, apart = gradient(make_batch()), gradient(make_batch(Layout.ONE_PER_ROW))
     for one, other in zip(jax.tree.leaves(packed), jax.tree.leaves(apart), strict=True):
