@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from core_jax.errors import ConfigError, nearest_name
+from reasoning_jax.data.arithmetic import make_step_problems, steps_task
 from reasoning_jax.data.builders.problem_sets import load_problem_set
 from reasoning_jax.data.own_problems import ProblemColumns, read_own_problems
 from reasoning_jax.data.problems import OWN, SPLITS, Problem
@@ -20,8 +21,8 @@ class ProblemsConfig:
     """Which problems."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "products"
-    """gsm8k, math, math500, svamp; products, sums, equations or any other data set of
-    reasoning-gym; own: a file with a column mapping."""
+    """gsm8k, math, math500, svamp; steps: sums with written steps; products, sums, equations or
+    any other data set of reasoning-gym; own: a file with a column mapping."""
     split: str = "test"
     """train or test; a file of one's own is taken whole."""
     path: str = ""
@@ -57,6 +58,7 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
     elif config.task in SPLITS:
         problems = load_problem_set(config.task, config.split, source=config.path or None)
     else:
+        draw = make_problems if steps_task(config.task) is None else make_step_problems
         wanted = config.limit or 1000
-        return make_problems(config.task, config.split, num_problems=wanted, seed=config.seed)
+        return draw(config.task, config.split, num_problems=wanted, seed=config.seed)
     return problems[: config.limit or None]

@@ -4,6 +4,7 @@ Dimension key: none.
 """
 
 import dataclasses
+import hashlib
 import types
 from collections.abc import Mapping
 
@@ -19,6 +20,12 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 OWN = "own"
 """The task of a file of one's own."""
+
+STEPS = "steps"
+"""The task of sums with written steps; see `reasoning_jax.data.arithmetic`."""
+
+TEST_SHARE = 0.2
+"""Share of all questions of a drawn task that belong to its test split."""
 
 NOTHING: Mapping[str, str] = types.MappingProxyType({})
 """No metadata."""
@@ -40,6 +47,14 @@ class Problem:
     """A written solution, where there is one."""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: NOTHING)
     """Further facts: level, subject, what a procedural task needs to verify."""
+
+
+def is_test_question(question: str) -> bool:
+    """Which split a drawn question belongs to: by itself, whatever seed drew it.
+
+    Test are those whose first byte of SHA-256 lies in the lowest `TEST_SHARE`.
+    """
+    return hashlib.sha256(question.encode()).digest()[0] < TEST_SHARE * 256
 
 
 def check_unique(problems: list[Problem], source: str) -> list[Problem]:

@@ -1,7 +1,6 @@
 """Procedural tasks with verifiers, from the package `reasoning-gym` (the extra `tasks`).
 
-Train and test are disjoint by construction: a question belongs to the test split if the first byte
-of its SHA-256 is in the lowest fifth, whatever seed drew it.
+Train and test are disjoint by construction: `is_test_question` decides by the question alone.
 
 Dimension key: none.
 """
@@ -15,10 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core_jax.errors import ConfigError, DataError, nearest_name
-from reasoning_jax.data.problems import OWN, SPLITS, Problem
-
-TEST_SHARE = 0.2
-"""Share of all questions that belong to the test split."""
+from reasoning_jax.data.problems import OWN, SPLITS, STEPS, Problem, is_test_question
 
 _ENTRY = "entry"
 """Where a problem keeps what its verifier needs."""
@@ -80,7 +76,7 @@ def make_problems(name: str, split: str, *, num_problems: int, seed: int = 0) ->
         dataset = _dataset(name, size=_BLOCK, seed=_seed(seed, block))
         for entry in dataset:
             question = entry["question"]
-            if (_is_test(question) == (split == "test")) and question not in found:
+            if (is_test_question(question) == (split == "test")) and question not in found:
                 found[question] = _problem(name, entry)
                 if len(found) == 1:
                     _check_verifier(found[question])
@@ -148,11 +144,12 @@ def _dataset(name: str, *, size: int, seed: int) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"the task '{name}' needs the package reasoning-gym, as it is none of "
-            f"{', '.join([*SPLITS, OWN])}; install it with: pip install 'alignax[tasks]'"
+            f"{', '.join([*SPLITS, OWN, STEPS])}; install it with: pip install 'alignax[tasks]'"
         ) from error
     task = TASKS.get(name, Task(dataset=name))
     if task.dataset not in known:
-        raise ConfigError(f"no task '{name}'. {nearest_name(name, [*SPLITS, OWN, *TASKS, *known])}")
+        names = [*SPLITS, OWN, STEPS, *TASKS, *known]
+        raise ConfigError(f"no task '{name}'. {nearest_name(name, names)}")
     try:
         return gym.create_dataset(task.dataset, size=size, seed=seed, **task.options)
     except (AssertionError, TypeError, ValueError) as error:
@@ -165,11 +162,6 @@ def _seed(seed: int, block: int) -> int:
     """Far from every other block's: data sets draw entry i from seed + i."""
     digest = hashlib.sha256(f"{seed}/{block}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _is_test(question: str) -> bool:
-    """Which split a question belongs to."""
-    return hashlib.sha256(question.encode()).digest()[0] < TEST_SHARE * 256
 
 
 def _problem(name: str, entry: Mapping[str, Any]) -> Problem:

@@ -16,6 +16,10 @@ import sentencepiece
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.text.tokenizer import TokenPolicy, fingerprint_of
 
+_NUM_SPECIALS, _NUM_BYTES = 4, 256
+_SPACE = "\u2581"
+"""How SentencePiece writes a space in its pieces."""
+
 
 class SentencePieceTokenizer:
     """A SentencePiece model; see `Tokenizer` for its methods.
@@ -84,8 +88,30 @@ class SentencePieceTokenizer:
         return "".join([*parts, self._inner.decode(ids[start:])])
 
 
+def least_vocabulary(lines: Iterable[str], pieces: Sequence[str] = ()) -> int:
+    """The smallest `vocab_size` of `train_sentencepiece`: with it, a token is a character or piece.
+
+    Args:
+      lines: the corpus.
+      pieces: as there.
+
+    >>> least_vocabulary(["abba: b", "aa: b"], pieces=(": ",)) - 4 - 256 == len("ab") + 1
+    True
+    """
+    characters: set[str] = set()
+    for line in lines:
+        for piece in sorted(pieces, key=len, reverse=True):
+            line = line.replace(piece, "")
+        characters |= set(line)
+    return _NUM_SPECIALS + _NUM_BYTES + len(set(pieces)) + len(characters)
+
+
 def train_sentencepiece(
-    lines: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int
+    lines: Iterable[str],
+    path: str | os.PathLike[str],
+    *,
+    vocab_size: int,
+    pieces: Sequence[str] = (),
 ) -> SentencePieceTokenizer:
     """Trains a unigram model with byte fallback: the same lines give the same file.
 
@@ -95,7 +121,9 @@ def train_sentencepiece(
     Args:
       lines: the corpus, one text each.
       path: the file to write.
-      vocab_size: tokens, specials and 256 bytes included.
+      vocab_size: tokens, specials, 256 bytes and `pieces` included.
+      pieces: texts that are one token each wherever they stand. The trainer finds none that stands
+        in one word of the corpus alone, however often that word comes.
 
     Returns:
       The tokenizer.
@@ -109,6 +137,7 @@ def train_sentencepiece(
             sentence_iterator=iter(list(lines)),
             model_writer=written,
             vocab_size=vocab_size,
+            user_defined_symbols=[piece.replace(" ", _SPACE) for piece in pieces],
             model_type="unigram",
             byte_fallback=True,
             split_digits=True,

@@ -12,8 +12,8 @@ import pytest
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.data import procedural
 from reasoning_jax.data.load import ProblemsConfig, load_problems
+from reasoning_jax.data.problems import TEST_SHARE, is_test_question
 from reasoning_jax.data.procedural import (
-    TEST_SHARE,
     is_procedural,
     make_problems,
     refuse_derived,
@@ -59,7 +59,7 @@ def test_splits_are_disjoint_whatever_the_seeds(task):
 
 def test_share_of_the_test_split():
     """Of 2,000 questions a share p is test: within 4 standard errors of it."""
-    share = sum(procedural._is_test(f"question {n}") for n in range(2000)) / 2000
+    share = sum(is_test_question(f"question {n}") for n in range(2000)) / 2000
     assert abs(share - TEST_SHARE) < 4 * math.sqrt(TEST_SHARE * (1 - TEST_SHARE) / 2000)
 
 

@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.text.byte_tokenizer import ByteTokenizer
 from reasoning_jax.text.load import load_chat, load_tokenizer
-from reasoning_jax.text.sentencepiece_tokenizer import train_sentencepiece
+from reasoning_jax.text.sentencepiece_tokenizer import least_vocabulary, train_sentencepiece
 from reasoning_jax.text.tokenizer import Tokenizer, TokenPolicy
 
 CORPUS = [
@@ -379,3 +379,17 @@ def test_errors(tmp_path):
     write_folder(tmp_path)
     with pytest.raises(DataError, match="policy adds a beginning-of-sequence token, but there"):
         load_tokenizer(folder, policy=TokenPolicy(add_bos=True, add_eos=True))
+
+
+def test_the_least_vocabulary_is_a_token_per_character_and_piece(tmp_path):
+    """One token fewer has no room for them; the pieces are read whole, spaces included."""
+    texts = ["Question: 17+25=?\nAnswer: 42", "Question: 3-2=?\nAnswer: 1"]
+    pieces = ("Question: ", "\nAnswer:")
+    least = least_vocabulary(texts, pieces)
+    assert least == 4 + 256 + len(pieces) + len(set(" 123457+-=?"))
+    tokenizer = train_sentencepiece(texts, tmp_path / "t.model", vocab_size=least, pieces=pieces)
+    assert tokenizer.vocab_size == least
+    read = [tokenizer.decode([one]) for one in tokenizer.encode(texts[1])]
+    assert read == ["Question: ", *"3-2=?", "\nAnswer:", " ", "1"]
+    with pytest.raises(ConfigError, match=r"cannot be trained on this corpus"):
+        train_sentencepiece(texts, tmp_path / "u.model", vocab_size=least - 1, pieces=pieces)
