@@ -24,6 +24,7 @@ class Job:
       may_change: dotted names of fields (each with all below it) in which the config may differ
         from the one in the run folder, which then gets the new values: what no finished result
         depends on, or what its stage does again.
+      short_flags: short names of flags, each with the flag that it stands for.
     """
 
     run: Callable[[Any], None]
@@ -31,3 +32,4 @@ class Job:
     summary: str
     owns_run: bool = True
     may_change: tuple[str, ...] = ()
+    short_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)

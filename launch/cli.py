@@ -111,10 +111,13 @@ def parse(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) ->
         return None
     base, source = _base_config(name, job, preset, rest)
     about = inspect.getdoc(job.presets[preset]) if preset else None
+    if job.short_flags:
+        listed = ", ".join(f"{short} for {flag}" for short, flag in job.short_flags.items())
+        about = "\n\n".join(filter(None, (about, f"Short: {listed}.")))
     config = tyro.cli(
         type(base),
         default=base,
-        args=rest,
+        args=[_in_full(word, job) for word in rest],
         prog=f"{program} {name}{source}",
         description="\n\n".join(filter(None, (job.summary, about))),
         config=(tyro.conf.EnumChoicesFromValues, tyro.conf.AvoidSubcommands),
@@ -136,6 +139,12 @@ def _take_preset(job: Job, rest: Sequence[str]) -> tuple[str | None, list[str]]:
         else:
             others.append(word)
     return preset, others
+
+
+def _in_full(word: str, job: Job) -> str:
+    """A short flag as the flag that it stands for, with what is attached; other words as they are."""
+    flag, equals, value = word.partition("=")
+    return job.short_flags.get(flag, flag) + equals + value
 
 
 def _base_config(name: str, job: Job, preset: str | None, rest: Sequence[str]) -> tuple[Any, str]:

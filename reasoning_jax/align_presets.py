@@ -43,8 +43,8 @@ _PAPER_ROWS = (
 
 
 def tiny() -> PipelineConfig:
-    """Single additions of one digit by a model of 12 thousand weights: the machinery in a minute."""
-    task = "steps-1-1-9"
+    """Sums of single digits by a model of 26 thousand weights: all of the machinery, quickly."""
+    task = "steps-1-2-9"
     plain = PromptConfig(style=PromptStyle.PLAIN)
     engine = EngineConfig(num_rows=32, prompts_per_prefill=16, slots_multiple=64)
     return PipelineConfig(
@@ -54,30 +54,30 @@ def tiny() -> PipelineConfig:
             run_dir="made by the pipeline",
             model=DecoderConfig(
                 vocab_size=300,
-                model_dim=24,
-                hidden_dim=46,
+                model_dim=32,
+                hidden_dim=64,
                 num_layers=2,
                 num_heads=2,
                 num_kv_heads=2,
-                head_dim=12,
+                head_dim=16,
                 max_positions=128,
                 tied_embeddings=True,
                 unroll=2,
             ),
             optim=OptimConfig(learning_rate=1e-2, clip_norm=1.0),
-            loop=LoopConfig(num_steps=400, log_every=20, evaluate_every=20),
+            loop=LoopConfig(num_steps=1500, log_every=50, evaluate_every=100),
             packing=PackingConfig(row_length=96),
-            problems=ProblemsConfig(task=task, split="train", limit=64),
+            problems=ProblemsConfig(task=task, split="train", limit=600),
             lowest_accuracy=0.3,
             highest_accuracy=0.95,
-            measured=16,
+            measured=32,
             sampling=SamplingConfig(temperature=1.0, max_new_tokens=24, num_samples=2),
             engine=engine,
             batch_size=8,
             chunk=96,
         ),
         problems=ProblemsConfig(task=task, split="train", limit=32),
-        tests=(ProblemsConfig(task=task, split="test", limit=11),),
+        tests=(ProblemsConfig(task=task, split="test", limit=37),),
         prompt=plain,
         sampling=SamplingConfig(temperature=1.0, max_new_tokens=24, num_samples=8),
         test_sampling=SamplingConfig(max_new_tokens=24),
@@ -207,7 +207,7 @@ def official_code() -> PipelineConfig:
 
 
 def smollm2_demo() -> PipelineConfig:
-    """SmolLM2-135M-Instruct on products, adapters, one seed, five rows; within 90 minutes on 2 cores."""
+    """SmolLM2-135M-Instruct on products: adapters, one seed, five rows, 90 minutes on 2 cores."""
     smollm2 = ModelConfig(source=PACKAGED)
     return PipelineConfig(
         run_dir="runs/cdpo_smollm2",

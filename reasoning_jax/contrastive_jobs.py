@@ -98,18 +98,25 @@ def _view_defaults() -> ViewConfig:
     return ViewConfig()
 
 
+PROBLEM_FLAGS = {"--task": "--problems.task", "--limit": "--problems.limit"}
+"""Short names of the flags that choose problems."""
+
+_MAY_CHANGE = ("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan")
+
 CONTRASTIVE_JOBS: dict[str, Job] = {
     "reasoning.pipeline": Job(
         run_pipeline,
         PIPELINE_PRESETS,
         "Contrastive cDPO and its rivals: sample, score, align, test, critical tokens, page.",
-        may_change=("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan"),
+        may_change=_MAY_CHANGE,
+        short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.table": Job(
         run_table,
         PIPELINE_PRESETS,
         "The table of preference methods alone.",
-        may_change=("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan"),
+        may_change=_MAY_CHANGE,
+        short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.base": Job(
         run_base, {"tiny": _base_tiny}, "Make a small model from nothing on written solutions."

@@ -289,8 +289,11 @@ def _first_error(config: PipelineConfig) -> estimate.FirstError | None:
 
     def find(values: TokenValues) -> int | None:
         ids = values.token_ids[values.response_start :]
-        place = first_error(problems[values.problem_id], tokenizer.decode(ids))
-        return None if place is None else token_at(tokenizer.decode, ids, place)
+        response = tokenizer.decode(ids)
+        place = first_error(problems[values.problem_id], response)
+        if place is None or place < len(response):
+            return None if place is None else token_at(tokenizer.decode, ids, place)
+        return len(ids) - 1  # the error is to have ended there
 
     return find
 

@@ -21,7 +21,7 @@ from reasoning_jax.config import (
     LeakageJobConfig,
     SftConfig,
 )
-from reasoning_jax.contrastive_jobs import CONTRASTIVE_JOBS
+from reasoning_jax.contrastive_jobs import CONTRASTIVE_JOBS, PROBLEM_FLAGS
 from reasoning_jax.data.leakage import find_leakage, leakage_text
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.model.lora import merge
@@ -129,12 +129,20 @@ JOBS: dict[str, Job] = {
         EVALUATE_PRESETS,
         "Sample solutions, grade them, report accuracy, pass@k, majority@k.",
         may_change=("score", "engine", "mesh"),
+        short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.rollout": Job(
-        run_rollout, EVALUATE_PRESETS, "Sample and grade alone.", may_change=("engine", "mesh")
+        run_rollout,
+        EVALUATE_PRESETS,
+        "Sample and grade alone.",
+        may_change=("engine", "mesh"),
+        short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.sft": Job(
-        run_sft, SFT_PRESETS, "Fine-tune on solutions: all parameters, or LoRA adapters."
+        run_sft,
+        SFT_PRESETS,
+        "Fine-tune on solutions: all parameters, or LoRA adapters.",
+        short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.compare": Job(
         run_compare,

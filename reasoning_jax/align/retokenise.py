@@ -1,8 +1,8 @@
 """Trajectories as they are trained on: put as the trained model will be asked, and ended.
 
 A base model is sampled from behind worked examples, which the models that are trained do not see
-(arXiv 2411.19943 and its code: eight or four examples when sampling, none when training). Prompt and
-response are then tokenised again, together. Where a stop string ended a response, the end of
+(arXiv 2411.19943 and its code: eight or four examples when sampling, none when training). Prompt
+and response are then tokenised again, together. Where a stop string ended a response, the end of
 sequence stands in its place, so that it is learnt.
 
 Dimension key: none.

@@ -4,9 +4,6 @@ Dimension key: none.
 """
 
 import dataclasses
-from typing import Annotated
-
-import tyro
 
 from core_jax.errors import ConfigError, nearest_name
 from reasoning_jax.data.arithmetic import make_step_problems, steps_task
@@ -20,14 +17,14 @@ from reasoning_jax.data.procedural import make_problems
 class ProblemsConfig:
     """Which problems."""
 
-    task: Annotated[str, tyro.conf.arg(aliases=["--task"])] = "products"
+    task: str = "products"
     """gsm8k, math, math500, svamp; steps: sums with written steps; products, sums, equations or
     any other data set of reasoning-gym; own: a file with a column mapping."""
     split: str = "test"
     """train or test; a file of one's own is taken whole."""
     path: str = ""
     """The file of the task own; for the named sets a file or folder to read instead of fetching."""
-    limit: Annotated[int, tyro.conf.arg(aliases=["--limit"])] = 0
+    limit: int = 0
     """Only the first so many problems; 0: all, or 1,000 of a procedural task."""
     seed: int = 0
     """Of the draw of procedural problems."""
