@@ -17,12 +17,14 @@ import tyro
 from core_jax.config import from_dict
 from core_jax.errors import ConfigError, DataError
 from core_jax.run_folder import read_done, stage_folder
+from reasoning_jax.align.contrast_model import score_name
 from reasoning_jax.align.pair_file import Pair
+from reasoning_jax.data.arithmetic import first_error, steps_task
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.data.problems import Problem
 from reasoning_jax.data.token_values import Key, TokenValues, matching, read_token_values
 from reasoning_jax.data.trajectories import Trajectory
-from reasoning_jax.stages import rollout, sets
+from reasoning_jax.stages import critical, critical_results, rollout, score, sets
 from reasoning_jax.text.tokenizer import Tokenizer
 from reasoning_jax.view.page import write_view
 from reasoning_jax.view.text_pieces import text_pieces, token_at
@@ -31,9 +33,9 @@ from reasoning_jax.weights.model_source import ModelConfig, load_text_side
 
 SAMPLING, CONTRAST, ROLLED_OUT = "sampling", "contrast", "critical"
 """Folders of the run."""
-SCORES = ("score", "scores.jsonl")
+SCORES = (score.NAME, score.SCORES)
 """Stage and file of the contrastive scores."""
-CRITICAL = ("critical", "critical.jsonl")
+CRITICAL = (critical.NAME, critical_results.CRITICAL)
 """Stage and file of what rollouts found."""
 
 FirstError = Callable[[Problem, str], int | None]
@@ -102,7 +104,8 @@ def collect(config: ViewConfig) -> ViewData:
         tokenizer=tokenizer,
         scores=_read(root / CONTRAST, SCORES),
         rollouts=_read(root / ROLLED_OUT, CRITICAL),
-        score=f"log_score@{float(config.beta)}",
+        score=score_name(float(config.beta)),
+        first_error=None if steps_task(asked.task) is None else first_error,
     )
     shown = []
     grouped = pairs_by_problem(sets.finished_pairs(str(root / CONTRAST)))
@@ -194,8 +197,7 @@ class SolutionMaker:
         if self.rollouts is not None and trajectory.key in self.rollouts:
             found = matching(self.rollouts, trajectory)
             numbers["success"] = found.named("success")
-            marks = found.named("critical")
-            numbers["critical"] = marks.index(1.0) if 1.0 in marks else None
+            numbers["critical"] = critical_results.critical_index(found)
         if self.first_error is not None and not trajectory.is_correct:
             numbers["first_error"] = self._error_token(problem, pieces)
         return ViewSolution(

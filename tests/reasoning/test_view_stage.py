@@ -11,6 +11,7 @@ from core_jax.errors import ConfigError, DataError
 from core_jax.run_folder import run_stage, stage_folder
 from reasoning_jax.align.answer_sets import SetsConfig
 from reasoning_jax.answers.grader import GraderConfig
+from reasoning_jax.data.arithmetic import make_step_problems
 from reasoning_jax.data.load import ProblemsConfig
 from reasoning_jax.data.own_problems import ProblemColumns
 from reasoning_jax.data.token_values import TokenValues, TokenValuesWriter
@@ -81,7 +82,7 @@ def write_values(folder, where, rows):
     assert run_stage(folder, stage, {}, work)
 
 
-def make_run(root, *, rows=ROWS, scores=True, rollouts=True):
+def make_run(root, *, rows=ROWS, scores=True, rollouts=True, task="own"):
     """A run folder with everything, or without rollouts, scores, or those of right solutions."""
     root.mkdir()
     problems = [
@@ -90,10 +91,8 @@ def make_run(root, *, rows=ROWS, scores=True, rollouts=True):
     source = root / "problems.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in problems))
     columns = ProblemColumns(problem_id="id")
-    parts = {
-        "model": ModelConfig(source="fresh:tiny"),
-        "problems": ProblemsConfig(task="own", path=str(source), columns=columns),
-    }
+    asked = ProblemsConfig(task=task, path=str(source), columns=columns, limit=2)
+    parts = {"model": ModelConfig(source="fresh:tiny"), "problems": asked}
 
     def work(folder):
         with TrajectoryWriter(folder / rollout.TRAJECTORIES) as writer:
@@ -232,6 +231,40 @@ def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
 
     with pytest.raises(DataError, match=r"stage 'rollout' of run .* is not done"):
         view.collect(dataclasses.replace(run, run_dir=str(tmp_path / "nothing")))
+
+
+def step_run(root, change):
+    """A run on written sums whose wrong solution is the written one, changed."""
+    problem = make_step_problems("steps", "test", num_problems=2)[0]
+    texts = (change(problem.solution), problem.solution)
+    rows = [
+        dataclasses.replace(
+            trajectory(problem.problem_id, sample, sample == 1),
+            response=text,
+            token_ids=(257, *TOKENIZER.encode(f"x{text}"), 258),
+            response_start=2,
+        )
+        for sample, text in enumerate(texts)
+    ]
+    run = make_run(root, rows=rows, scores=False, rollouts=False, task="steps")
+    return problem.solution, view.collect(run).problems[0].solutions
+
+
+def test_first_errors_are_marked_where_the_task_tells_them(run, tmp_path):
+    """A changed digit; a solution that ends too early errs by its end. Other tasks tell none."""
+
+    def slip(text):
+        at = text.index("=") + 1
+        return text[:at] + ("8" if text[at] == "7" else "7") + text[at + 1 :]
+
+    written, (wrong, right) = step_run(tmp_path / "a", slip)
+    assert wrong.first_error == written.index("=") + 1
+    assert right.first_error is None
+    written, (wrong, _) = step_run(tmp_path / "b", lambda text: text[: text.rindex(" ")])
+    assert wrong.first_error == written.rindex(" ") == len(wrong.pieces) - 1
+    assert wrong.pieces[-1] == ""
+    others = [one for problem in view.collect(run).problems for one in problem.solutions]
+    assert [one.first_error for one in others] == [None] * len(others)
 
 
 @pytest.mark.parametrize(
