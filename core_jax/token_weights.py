@@ -121,7 +121,7 @@ def token_weights(
     >>> token_weights(scores, where=where, config=constant).tolist()
     [0.5, 0.5, 0.5, 0.0]
     """
-    scores_BT = jax.lax.stop_gradient(jnp.where(where, scores.astype(jnp.float32), 1.0))
+    scores_BT = jax.lax.stop_gradient(scores.astype(jnp.float32))
     weights_BT = _weights(scores_BT, where, config)
     control = config.control
     if control is WeightControl.UNIFORM:

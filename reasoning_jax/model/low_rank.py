@@ -22,7 +22,7 @@ def low_rank_product(
     down: Float[Array, "*in R"],
     up: Float[Array, "R *out"],
 ) -> Float[Array, "*outdims"]:
-    r"""x A B.
+    r"""X A B.
 
     .. math::
        y = (x A) B, \quad \bar h = \bar y B^T, \quad \bar B = h^T \bar y, \quad

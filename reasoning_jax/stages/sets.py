@@ -3,19 +3,24 @@
 Dimension key: none.
 """
 
+import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from core_jax.errors import DataError
 from core_jax.run_folder import read_done, run_stage, stage_folder
 from reasoning_jax.align.answer_sets import SetsConfig, counts_table, make_sets
 from reasoning_jax.align.pair_file import Pair, read_pairs, write_pairs
+from reasoning_jax.align.retokenise import ended, put_anew
 from reasoning_jax.answers.grader import Grader, GraderConfig
-from reasoning_jax.data.trajectories import TrajectoryWriter, read_trajectories
+from reasoning_jax.data.load import ProblemsConfig, load_problems
+from reasoning_jax.data.prompts import PromptConfig
+from reasoning_jax.data.trajectories import Trajectory, TrajectoryWriter, read_trajectories
 from reasoning_jax.stages import rollout
+from reasoning_jax.weights.model_source import ModelConfig, load_text_side
 
 NAME = "sets"
 POSITIVE = "positive.jsonl"
@@ -31,7 +36,26 @@ _NUM_SHOWN = 5
 _LOGGER = logging.getLogger(__name__)
 
 
-def run(run_dir: str, *, rollout_dir: str, grader: GraderConfig, config: SetsConfig) -> bool:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingText:
+    """How solutions are put to the models that learn from them."""
+
+    model: ModelConfig
+    """Whose tokens they are."""
+    problems: ProblemsConfig
+    """What they solve."""
+    prompt: PromptConfig | None = None
+    """How the problems are put; None: as they were when the solutions were sampled."""
+
+
+def run(
+    run_dir: str,
+    *,
+    rollout_dir: str,
+    grader: GraderConfig,
+    config: SetsConfig,
+    text: TrainingText | None = None,
+) -> bool:
     """Runs the stage unless it is done.
 
     Args:
@@ -39,6 +63,7 @@ def run(run_dir: str, *, rollout_dir: str, grader: GraderConfig, config: SetsCon
       rollout_dir: the run folder of the finished rollout that is read.
       grader: says which answers are equivalent.
       config: what is taken.
+      text: how solutions are put to the models that learn from them; None: as they were sampled.
 
     Returns:
       Whether it is done now.
@@ -50,8 +75,10 @@ def run(run_dir: str, *, rollout_dir: str, grader: GraderConfig, config: SetsCon
         "sets": config,
         "grader": grader,
         "rollout": read_done(rollout_dir, rollout.NAME)["fingerprint"],
+        "text": text,
     }
-    return run_stage(run_dir, NAME, parts, functools.partial(_make, rollout_dir, grader, config))
+    work = functools.partial(_make, rollout_dir, grader, config, text)
+    return run_stage(run_dir, NAME, parts, work)
 
 
 def file_path(run_dir: str, name: str) -> pathlib.Path:
@@ -77,12 +104,17 @@ def finished_pairs(run_dir: str) -> tuple[Pair, ...]:
 
 
 def _make(
-    rollout_dir: str, grader: GraderConfig, config: SetsConfig, folder: pathlib.Path
+    rollout_dir: str,
+    grader: GraderConfig,
+    config: SetsConfig,
+    text: TrainingText | None,
+    folder: pathlib.Path,
 ) -> Mapping[str, Any]:
     """Reads the trajectories, writes the sets."""
     path = rollout.trajectories_path(rollout_dir)
     with Grader(grader) as asked:
         made = make_sets(read_trajectories(path), asked, config)
+    put = _putting(text)
     table = counts_table(made.counts)
     (folder / COUNTS_TABLE).write_text(table + "\n", encoding="utf-8")
     _LOGGER.info("sets of '%s':\n%s", path, table)
@@ -98,9 +130,26 @@ def _make(
     for name, trajectories in ((POSITIVE, made.positive), (NEGATIVE, made.negative)):
         (folder / name).unlink(missing_ok=True)  # of a run that was cut off
         with TrajectoryWriter(folder / name) as writer:
-            writer.write(list(trajectories))
-    write_pairs(folder / PAIRS, made.pairs)
+            writer.write([put(one) for one in trajectories])
+    pairs = [
+        dataclasses.replace(pair, chosen=put(pair.chosen), rejected=put(pair.rejected))
+        for pair in made.pairs
+    ]
+    write_pairs(folder / PAIRS, pairs)
     return dict(made.counts)
+
+
+def _putting(text: TrainingText | None) -> Callable[[Trajectory], Trajectory]:
+    """What is done to each solution."""
+    if text is None:
+        return lambda one: one
+    tokenizer, template = load_text_side(text.model)
+    if text.prompt is None:
+        return functools.partial(ended, tokenizer=tokenizer)
+    problems = {one.problem_id: one for one in load_problems(text.problems)}
+    return functools.partial(
+        put_anew, problems=problems, prompt=text.prompt, tokenizer=tokenizer, template=template
+    )
 
 
 def _no_pair(path: pathlib.Path, counts: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 from reasoning_jax.data.trajectories import Trajectory
 
 
-def solution(problem="p1", sample=0, answer: str | None = "7", is_correct=True, **changes):
+def solution(problem="p1", sample=0, answer="7", is_correct=True, **changes):
     """One graded solution; its text names the sample, so that all texts differ."""
     fields = {
         "problem_id": problem,

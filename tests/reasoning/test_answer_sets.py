@@ -6,7 +6,13 @@ import dataclasses
 import pytest
 
 from core_jax.errors import ConfigError, DataError
-from reasoning_jax.align.answer_sets import COUNTS, SetsConfig, counts_table, make_sets
+from reasoning_jax.align.answer_sets import (
+    COUNTS,
+    SetsConfig,
+    counts_table,
+    make_sets,
+    number_needed,
+)
 from reasoning_jax.answers.grader import Grader
 from tests.reasoning.alignment_cases import solution, solutions
 
@@ -33,7 +39,8 @@ def answers(rows):
     ("share", "expected"),
     [
         (0.25, ["a"]),  # ceil(2.5) = 3 = the three of a
-        (0.30, ["a"]),  # 3 in decimals; 0.3 * 10 is a little more in binary
+        (0.30, ["a"]),  # 3
+        (0.31, ["a", "b"]),  # ceil(3.1) = 4
         (0.50, ["a", "b"]),  # 5 = 3 + 2
         (0.75, ["a", "b", "c", "d", "e"]),  # ceil(7.5) = 8 = 3 + 2 + 1 + 1 + 1
         (1.00, ["a", "b", "c", "d", "e", "f", "g"]),
@@ -45,6 +52,20 @@ def test_negatives_are_one_solution_of_each_frequent_wrong_answer(grader, share,
     assert answers(made.negative) == expected
     assert made.counts["negative"] == len(expected)
     assert made.counts["negative_short"] == 0
+
+
+def test_the_number_needed_is_exact():
+    """ceil(0.07 * 100) would be 8: its binary number is a little more than 0.07."""
+    for percent in range(1, 101):
+        for total in (1, 7, 10, 64, 100):
+            assert number_needed(percent / 100, total) == -(-percent * total // 100)
+    assert number_needed(1e-5, 64) == 1
+
+
+def test_answers_that_are_as_frequent_come_in_the_order_of_the_samples(grader):
+    """And not of the file."""
+    made = sets(solutions(PAPER)[::-1], grader, negative_share=0.75)
+    assert answers(made.negative) == ["a", "b", "c", "d", "e"]
 
 
 def test_wrong_answers_that_came_once_can_be_left_out_but_for_the_first(grader):
