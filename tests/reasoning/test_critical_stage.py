@@ -346,32 +346,38 @@ def test_scores_are_compared_with_the_critical_tokens(whole, tmp_path):
 
 
 def test_the_first_error_is_looked_for_too(whole, tmp_path):
-    """The first solution has none; in the others it is the critical token, or the one before."""
+    """The critical token in one solution, the one before in another; one has no critical token."""
     scores = score_file(tmp_path / "scores.jsonl", whole)
-    rows = json_lines(whole / "solutions.jsonl")
-    found = {row["problem_id"]: row["critical"] for row in rows if row["critical"] is not None}
-    names = list(found)
-    found[names[0]] = None
-    found[names[1]] -= 1
+    errors = {row["problem_id"]: row["critical"] for row in json_lines(whole / "solutions.jsonl")}
+    _, second = (name for name, index in errors.items() if index is not None)
+    errors[second] -= 1
 
     def first_error(values: TokenValues) -> int | None:
-        return found.get(values.problem_id)
+        index = errors[values.problem_id]
+        return 0 if index is None else index
 
-    estimate.run(
-        str(tmp_path / "run"),
-        sources={str(whole.parents[1]): scores},
-        config=EstimateConfig(bootstrap_samples=50),
-        first_error=first_error,
-    )
-    folder = tmp_path / "run/stages/estimate"
-    results = json.loads((folder / "estimate.json").read_text())
-    with_error = [index for index in found.values() if index is not None]
+    def report(run_dir: str, find: estimate.FirstError):
+        estimate.run(
+            run_dir,
+            sources={str(whole.parents[1]): scores},
+            config=EstimateConfig(bootstrap_samples=50),
+            first_error=find,
+        )
+        folder = tmp_path / run_dir / "stages/estimate"
+        return json.loads((folder / "estimate.json").read_text()), folder
+
+    results, folder = report(str(tmp_path / "run"), first_error)
     assert results["rows"][1]["target"] == "first error"
-    assert results["rows"][1]["estimate"]["num_solutions"] == len(with_error)
+    assert results["rows"][1]["estimate"]["num_solutions"] == 3
     agreement = results["agreement"]
-    assert (agreement["before"], agreement["after"]) == (0, 1)
-    assert agreement["same"] == len(with_error) - 1
-    assert f"Of {len(with_error)} solutions with both" in (folder / "estimate.md").read_text()
+    assert (agreement["same"], agreement["before"], agreement["after"]) == (1, 0, 1)
+    assert (agreement["other"]["mean"], agreement["median_distance"]) == (0.5, 0.5)
+    assert "Of 2 solutions with both" in (folder / "estimate.md").read_text()
+    lone = next(name for name, index in errors.items() if index is None)
+    _, folder = report(
+        str(tmp_path / "other"), lambda values: 0 if values.problem_id == lone else None
+    )
+    assert "No solution has both" in (folder / "estimate.md").read_text()
 
 
 def test_errors_of_an_estimate_name_what_is_wrong(whole, tmp_path):
