@@ -46,6 +46,7 @@ setuptools.setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
+    package_data={"reasoning_jax.view": ["page.css", "page.js"]},
     packages=setuptools.find_packages(
         include=["core_jax*", "rec_jax*", "reasoning_jax*", "launch*"]
     ),

@@ -90,6 +90,8 @@ class SftConfig:
     """Optimizer and schedule."""
     loop: LoopConfig
     """Steps, evaluations, checkpoints."""
+    epochs: float = 0.0
+    """Passes over the training rows, which then say how many steps there are; 0: loop.num_steps."""
     packing: PackingConfig
     """Rows of tokens."""
     lora: LoraConfig = dataclasses.field(default_factory=lambda: LoraConfig(rank=0))
@@ -131,6 +133,8 @@ class SftConfig:
             raise ConfigError("solutions is trajectories; name their file by --trajectories")
         if self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; keep at least 1 example back")
+        if self.epochs < 0:
+            raise ConfigError(f"epochs is {self.epochs:g}; give a number, or 0 for loop.num_steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

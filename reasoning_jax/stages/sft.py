@@ -18,7 +18,7 @@ from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint
 from core_jax.data.pipeline import make_pipeline, to_device
-from core_jax.loop import Evaluate, fit
+from core_jax.loop import Evaluate, LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
@@ -67,8 +67,26 @@ def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | N
     Raises:
       DataError: the run is not finished.
     """
-    step = read_done(config.run_dir, NAME)["facts"]["best_step"]
+    read_done(config.run_dir, NAME)  # before the model is loaded
     model = load_source(config.model, mesh)
+    trained = restore_trained(config, model, mesh)
+    if config.lora.rank:
+        return model, trained
+    return dataclasses.replace(model, params=trained), None
+
+
+def restore_trained(config: SftConfig, model: LoadedModel, mesh: Mesh) -> Params:
+    """What a finished run trained, from its best step: adapters, or all parameters (float32).
+
+    Args:
+      config: of the run.
+      model: the model that it started from.
+      mesh: where the parameters are to be.
+
+    Raises:
+      DataError: the run is not finished.
+    """
+    step = read_done(config.run_dir, NAME)["facts"]["best_step"]
     init = _initialiser(config, model)
     abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
     target = jax.tree.map(
@@ -77,10 +95,7 @@ def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | N
         match_rules(RULES, abstract, mesh),
     )
     folder = stage_folder(config.run_dir, NAME) / "checkpoints"
-    trained = restore_params(folder, target, step=step)
-    if config.lora.rank:
-        return model, trained
-    return dataclasses.replace(model, params=trained), None
+    return restore_params(folder, target, step=step)
 
 
 def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
@@ -98,8 +113,9 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         lora=config.lora if adapts else None,
         mesh=mesh if mesh.size > 1 else None,
     )
+    loop = _loop(config, len(train_rows))
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    optimizer = make_optimizer(config.optim, config.loop.num_steps)
+    optimizer = make_optimizer(config.optim, loop.num_steps)
     state, shardings = init_state(
         _initialiser(config, model), optimizer, mesh=mesh, rules=RULES, key=init_key
     )
@@ -114,7 +130,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
             mesh=mesh,
             state_shardings=shardings,
             num_microbatches=config.num_microbatches,
-            schedule=make_schedule(config.optim, config.loop.num_steps),
+            schedule=make_schedule(config.optim, loop.num_steps),
             frozen=frozen,
         ),
         pipeline=make_pipeline(
@@ -125,7 +141,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         ),
         key=dropout_key,
         folder=folder,
-        config=config.loop,
+        config=loop,
         fingerprint=_identity(config, model),
         evaluate=_validation(objective, valid_rows, config.batch_size, mesh, frozen),
         best_metric=BEST_METRIC,
@@ -140,7 +156,17 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         default=None,
     )
     report = dataclasses.asdict(train_rows.report)
-    return {"best_step": result.best_step, "last_step": result.step, BEST_METRIC: best} | report
+    steps = {"best_step": result.best_step, "last_step": result.step}
+    tokens = {"trained_tokens": result.step * config.batch_size * config.packing.row_length}
+    return steps | tokens | {BEST_METRIC: best} | report
+
+
+def _loop(config: SftConfig, num_rows: int) -> LoopConfig:
+    """The loop, with as many steps as the passes over the rows take."""
+    if not config.epochs:
+        return config.loop
+    num_steps = max(1, round(config.epochs * num_rows / config.batch_size))
+    return dataclasses.replace(config.loop, num_steps=num_steps)
 
 
 def _parts(config: SftConfig) -> dict[str, Any]:

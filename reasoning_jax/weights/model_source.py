@@ -45,7 +45,7 @@ class ModelConfig:
     adapter: str = ""
     """Folder of a LoRA adapter in PEFT's format, merged into the model."""
     tokenizer: str = ""
-    """Where the tokenizer is, if not with the model: folder, .model, .gguf, or bytes."""
+    """Where the tokenizer is, if not with the model: folder, .model, .gguf, bytes, or smollm2."""
     dtype: ComputeDtype = ComputeDtype.FLOAT32
     """Compute dtype."""
     param_dtype: ComputeDtype = ComputeDtype.FLOAT32
@@ -116,12 +116,11 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
 
 def load_text_side(config: ModelConfig) -> tuple[Tokenizer, ChatTemplate | None]:
     """A model's tokenizer and chat template, without its weights."""
-    source: str | pathlib.Path = config.source
-    if config.source == PACKAGED:
-        source = smollm2_gguf()
-    elif config.source.startswith(FRESH):
-        source = "bytes"
-    chosen = config.tokenizer or source
+    chosen: str | pathlib.Path = config.tokenizer or config.source
+    if chosen == PACKAGED:
+        chosen = smollm2_gguf()
+    elif str(chosen).startswith(FRESH):
+        chosen = "bytes"
     return load_tokenizer(chosen), load_chat(chosen)
 
 

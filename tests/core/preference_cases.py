@@ -9,10 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax import preference_groups, preference_likelihood, preference_pairs
+from core_jax import (
+    preference_groups,
+    preference_likelihood,
+    preference_pairs,
+    preference_tokens,
+)
 
 B, T, U, N = 5, 7, 11, 3
-BETA, NOISE = 0.7, 0.2
+BETA, NOISE, ALPHA = 0.7, 0.2, 0.6
 
 
 def _by_position(chosen, rejected, *, where, weights=None):
@@ -61,6 +66,35 @@ def _kto(chosen, rejected, *, where, weights=None):
     )
 
 
+def token_numbers(values, size):
+    """A number of each token that does not depend on padding: size (1 + sin t / 2)."""
+    row = size * (1 + 0.5 * jnp.sin(jnp.arange(values.shape[-1], dtype=jnp.float32)))
+    return jnp.broadcast_to(row.reshape((1,) * (values.ndim - 1) + (-1,)), values.shape)
+
+
+def _cdpo(chosen, rejected, *, where, weights=None):
+    """`cdpo`, which weighs the rejected tokens alone."""
+    rejected_weights = jnp.ones_like(rejected) if weights is None else weights[1]
+    return preference_tokens.cdpo(chosen, rejected, rejected_weights, where=where, gamma=BETA)
+
+
+def _with_numbers(loss, size):
+    """A loss that reads one more number of each token."""
+
+    def case(chosen, rejected, **arguments):
+        numbers = token_numbers(chosen, size), token_numbers(rejected, 2 * size)
+        return loss(chosen, rejected, numbers, beta=BETA, **arguments)
+
+    return case
+
+
+def _tgdpo(chosen, rejected, *, where, weights=None):
+    """`tgdpo`, whose weights are its own: given ones do not enter."""
+    del weights
+    loss = functools.partial(preference_tokens.tgdpo, alpha=ALPHA)
+    return _with_numbers(loss, 0.3)(chosen, rejected, where=where)
+
+
 LOSSES = {
     "dpo": functools.partial(preference_pairs.dpo, beta=BETA),
     "conservative_dpo": functools.partial(
@@ -77,6 +111,10 @@ LOSSES = {
     "rpo": _rpo,
     "softmax_dpo": _softmax_dpo,
     "kto": _kto,
+    "cdpo": _cdpo,
+    "tdpo1": _with_numbers(preference_tokens.tdpo1, 0.3),
+    "tdpo2": _with_numbers(functools.partial(preference_tokens.tdpo2, alpha=ALPHA), 0.3),
+    "tgdpo": _tgdpo,
 }
 """Every loss, as a function of (chosen, rejected)."""
 

@@ -1,4 +1,4 @@
-"""Log-probabilities block by block: the values and gradients of the whole, and less memory."""
+"""Scores and divergences block by block: the values and gradients of the whole, and less memory."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from core_jax.errors import ConfigError
-from core_jax.losses import chunked_token_log_probs, chunked_token_scores, token_log_probs
+from core_jax.losses import (
+    chunked_token_kl,
+    chunked_token_log_probs,
+    chunked_token_scores,
+    token_log_probs,
+)
 
 NUM_ROWS, NUM_TOKENS, WIDTH, NUM_CLASSES = 3, 13, 7, 29
 
@@ -98,6 +103,78 @@ def test_logits_of_all_tokens_never_exist():
     arguments = jnp.ones((length, width)), jnp.ones((width, classes))
     jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*arguments)
     assert max(_sizes(jaxpr.jaxpr)) == max(chunk, width) * classes < length * classes
+
+
+REFERENCE_WIDTH = 5
+
+
+@pytest.fixture
+def reference():
+    hidden_key, head_key = jax.random.split(jax.random.key(6))
+    hidden_BTE = jax.random.normal(hidden_key, (NUM_ROWS, NUM_TOKENS, REFERENCE_WIDTH))
+    return hidden_BTE, jax.random.normal(head_key, (REFERENCE_WIDTH, NUM_CLASSES))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 13, 100])
+def test_divergence_in_blocks_is_that_of_the_whole(parts, reference, chunk):
+    """sum p_ref (log p_ref - log p): its slope in the model's logits is p - p_ref."""
+    hidden, head, _ = parts
+    weight_BT = jnp.sin(jnp.arange(NUM_ROWS * NUM_TOKENS, dtype=jnp.float32)).reshape(
+        NUM_ROWS, NUM_TOKENS
+    )
+
+    def chunked(*arrays):
+        values = chunked_token_kl(*arrays, chunk=chunk)
+        return jnp.sum(values * weight_BT), values
+
+    grads, values = jax.jit(jax.grad(chunked, argnums=(0, 1, 2, 3), has_aux=True))(
+        *reference, hidden, head
+    )
+    p_ref, p = (
+        np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        for logits in (
+            np.asarray(reference[0], np.float64) @ np.asarray(reference[1], np.float64),
+            np.asarray(hidden, np.float64) @ np.asarray(head, np.float64),
+        )
+    )
+    np.testing.assert_allclose(values, (p_ref * np.log(p_ref / p)).sum(-1), rtol=1e-5, atol=1e-6)
+    slopes = np.asarray(weight_BT)[..., None] * (p - p_ref)
+    expected = (slopes @ np.asarray(head).T, np.einsum("btd,btv->dv", hidden, slopes))
+    for grad in grads[:2]:
+        np.testing.assert_array_equal(grad, 0.0)
+    for grad, expected_grad in zip(grads[2:], expected, strict=True):
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-5)
+
+
+def test_divergence_of_a_model_from_itself_is_0_without_gradient(parts):
+    """Also where the two share one head, whose gradient is that of the model's side alone."""
+    hidden, head, _ = parts
+
+    def total(hidden, head):
+        return jnp.sum(chunked_token_kl(hidden, head, hidden, head, chunk=4))
+
+    value, grads = jax.value_and_grad(total, argnums=(0, 1))(hidden, head)
+    assert value == 0.0
+    for grad in grads:
+        np.testing.assert_allclose(grad, 0.0, atol=1e-5)
+
+
+def test_divergence_never_holds_the_logits_of_all_tokens():
+    """A block's logits, twice of C V, are the largest values, in the backward pass too."""
+    length, width, classes, chunk = 64, 5, 1009, 8
+    hidden, head = jnp.ones((length, width)), jnp.ones((width, classes))
+
+    def loss(hidden, head):
+        return jnp.sum(chunked_token_kl(hidden, head, hidden, head, chunk=chunk))
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head)
+    assert max(_sizes(jaxpr.jaxpr)) == max(chunk, width) * classes < length * classes
+
+
+def test_a_block_of_a_divergence_must_hold_a_token(parts):
+    hidden, head, _ = parts
+    with pytest.raises(ConfigError, match=r"chunk is 0; .* at least 1"):
+        chunked_token_kl(hidden, head, hidden, head, chunk=0)
 
 
 def _sizes(jaxpr):

@@ -11,6 +11,7 @@ import pytest
 from core_jax import preference, preference_groups, preference_pairs
 from core_jax.errors import ConfigError
 from tests.core.preference_cases import (
+    ALPHA,
     BETA,
     LOSSES,
     NOISE,
@@ -30,12 +31,20 @@ def softplus(z):
     return np.logaddexp(0.0, z)
 
 
+def tokens_of_size(length, size):
+    return size * (1 + 0.5 * np.sin(np.arange(length)))
+
+
 def expected_values(weights):
     """Every loss, written out in float64 from its equation."""
     chosen, rejected, where = inputs()
     w_BT = np.where(where[0], np.asarray(chosen, np.float64), 0.0)
     l_BU = np.where(where[1], np.asarray(rejected, np.float64), 0.0)
     nll = -w_BT.sum(-1) / np.asarray(where[0]).sum(-1)
+    plain_w, guide_w, guide_l = w_BT.sum(-1), *map(tokens_of_size, (T, U), (0.3, 0.6))
+    guided = (w_BT * (1 + ALPHA * BETA * guide_w)).sum(-1)
+    guided = guided - (l_BU * (1 - ALPHA * BETA * guide_l)).sum(-1)
+    k = (guide_l * np.asarray(where[1])).sum(-1) - (guide_w * np.asarray(where[0])).sum(-1)
     if weights is not None:
         w_BT, l_BU = w_BT * np.asarray(weights[0]), l_BU * np.asarray(weights[1])
     w, l = w_BT.sum(-1), l_BU.sum(-1)  # noqa: E741
@@ -58,6 +67,10 @@ def expected_values(weights):
         "rpo": keep + 0.3 * (nll + 1),
         "softmax_dpo": np.log(1 + np.exp(BETA * (l - w)) + np.exp(BETA * (0 - w))),
         "kto": 1 / (1 + np.exp(BETA * (w - 0.5))) + 1.5 / (1 + np.exp(BETA * (0.5 - l))),
+        "cdpo": softplus(-BETA * (plain_w - l)),
+        "tdpo1": softplus(-BETA * (h - k)),
+        "tdpo2": softplus(-BETA * (h - ALPHA * k)),
+        "tgdpo": softplus(-BETA * guided),
     }
 
 
