@@ -27,12 +27,12 @@ from reasoning_jax.weights.model_source import load_source, load_text_side
 
 EOS = 258
 CONFIG = CriticalConfig(temperature=1.0, max_new_tokens=5, num_rollouts=7, top_p=0.9, seed=3)
-RESPONSES = ((*b"7 + 8 = 1", EOS), tuple(b"it is 12"), (*b"so 4", EOS))
+RESPONSES = ((*b"7 + 8 = 1", EOS), tuple(b"it is 12"), (*b"so 7", EOS))
 
 
 def is_right(text):
-    """Stands in for a grader: about a third of all texts; none of the responses above."""
-    return sum(text.encode()) % 3 == 0
+    """Stands in for a grader: about a ninth of all texts; none of the responses above."""
+    return sum(text.encode()) % 9 == 0
 
 
 class FakeJudge:
@@ -211,13 +211,14 @@ def test_results_say_where_the_critical_tokens_are(whole, solutions):
         assert row["replaced_successes"] == unit["successes"]
         assert row["kept_successes"] == row["successes"][row["critical"]] == 0
     results = json.loads((whole / "critical.json").read_text())
-    assert results["num_end"] == sum(row["token"] == "<eos>" for row in rows)
+    assert "<eos>" not in [row["token"] for row in rows]
     assert results["num_found"] == sum(row["critical"] is not None for row in rows) > 1
     assert len(results["kept"]) == len(results["replaced"]) == 7
     shares = [row["replaced_successes"] / 7 for row in rows if row["critical"] is not None]
     assert results["replaced"][0]["mean"] == pytest.approx(np.mean(shares))
     text = (whole / "critical.md").read_text()
-    assert "| 7 | 0.000 | 0.000 to 0.000 | 1.000 |" in text and "| 64 |" not in text
+    assert f"| 7 | 0.000 | 0.000 to 0.000 | {results['replaced'][6]['mean']:.3f} |" in text
+    assert "| 64 |" not in text
     assert (whole / "pass_at_k.png").read_bytes().startswith(b"\x89PNG")
     facts = json.loads((whole / "done.json").read_text())["facts"]
     assert facts["per_solution"]["sampled_tokens"] == np.mean([r["sampled_tokens"] for r in rows])
@@ -278,6 +279,20 @@ def test_another_rule_without_replacement_and_fewer_solutions(tmp_path, sampled,
     assert [row["critical"] for row in rows] == [None, None]
     assert not (folder / "pass_at_k.png").exists()
     assert "Pass@k" not in (folder / "critical.md").read_text()
+
+
+def test_the_end_of_a_sequence_is_not_critical(tmp_path, sampled, solutions):
+    """Of a solution that says nothing, only the prompt is rolled out."""
+    start = solutions[0].response_start
+    ids = (*solutions[0].token_ids[:start], EOS)
+    silent = dataclasses.replace(solutions[0], token_ids=ids, response="")
+    config = dataclasses.replace(CONFIG, num_rollouts=2, max_new_tokens=3)
+    folder = run(tmp_path, sampled, [silent], config)
+    (row,) = json_lines(folder / "solutions.jsonl")
+    assert (row["num_tokens"], row["critical"]) == (1, None)
+    assert row["successes"] == [2 * is_right("")]
+    assert row["read_tokens"] == start
+    assert critical_index(next(iter(read_token_values(folder / "critical.jsonl").values()))) is None
 
 
 def test_the_usual_judge_is_asked(tmp_path, sampled, solutions, monkeypatch):
@@ -346,15 +361,14 @@ def test_scores_are_compared_with_the_critical_tokens(whole, tmp_path):
 
 
 def test_the_first_error_is_looked_for_too(whole, tmp_path):
-    """The critical token in one solution, the one before in another; one has no critical token."""
+    """It is the critical token of one solution, the one before in another; the third has none."""
     scores = score_file(tmp_path / "scores.jsonl", whole)
     errors = {row["problem_id"]: row["critical"] for row in json_lines(whole / "solutions.jsonl")}
-    _, second = (name for name, index in errors.items() if index is not None)
-    errors[second] -= 1
+    _, second, third = errors
+    errors |= {second: errors[second] - 1, third: None}
 
     def first_error(values: TokenValues) -> int | None:
-        index = errors[values.problem_id]
-        return 0 if index is None else index
+        return errors[values.problem_id]
 
     def report(run_dir: str, find: estimate.FirstError):
         estimate.run(
@@ -368,15 +382,13 @@ def test_the_first_error_is_looked_for_too(whole, tmp_path):
 
     results, folder = report(str(tmp_path / "run"), first_error)
     assert results["rows"][1]["target"] == "first error"
-    assert results["rows"][1]["estimate"]["num_solutions"] == 3
+    assert results["rows"][1]["estimate"]["num_solutions"] == 2
     agreement = results["agreement"]
     assert (agreement["same"], agreement["before"], agreement["after"]) == (1, 0, 1)
     assert (agreement["other"]["mean"], agreement["median_distance"]) == (0.5, 0.5)
     assert "Of 2 solutions with both" in (folder / "estimate.md").read_text()
-    lone = next(name for name, index in errors.items() if index is None)
-    _, folder = report(
-        str(tmp_path / "other"), lambda values: 0 if values.problem_id == lone else None
-    )
+    results, folder = report(str(tmp_path / "other"), lambda values: None)
+    assert [row["target"] for row in results["rows"]] == ["critical token"]
     assert "No solution has both" in (folder / "estimate.md").read_text()
 
 
