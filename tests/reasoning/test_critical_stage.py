@@ -1,4 +1,4 @@
-"""Rolling out wrong solutions on the made-up tiny model: whole, cut off, resumed, and estimated."""
+"""Rolling out wrong solutions on the made-up tiny model: whole, cut off, resumed."""
 
 import dataclasses
 import json
@@ -10,18 +10,17 @@ import pytest
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import MeshConfig, make_mesh
 from reasoning_jax.align.critical import CriticalConfig, CriticalRule
-from reasoning_jax.align.estimate import EstimateConfig, auc
 from reasoning_jax.answers.verdict import Verdict
 from reasoning_jax.config import ScoreConfig
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.data.own_problems import ProblemColumns
-from reasoning_jax.data.token_values import TokenValues, TokenValuesWriter, read_token_values
+from reasoning_jax.data.token_values import read_token_values
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model.decoding import for_decoding
 from reasoning_jax.presets import evaluate_tiny
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.sampling.engine import SampleRequest, sample
-from reasoning_jax.stages import critical, estimate
+from reasoning_jax.stages import critical
 from reasoning_jax.stages.critical_results import critical_index
 from reasoning_jax.weights.model_source import load_source, load_text_side
 
@@ -319,93 +318,3 @@ def test_solutions_that_cannot_be_rolled_out_are_named(tmp_path, sampled, soluti
     ):
         with pytest.raises(DataError, match=message):
             run(tmp_path, sampled, [dataclasses.replace(one, **changes)])
-
-
-def score_file(path, whole, **changes):
-    """Scores that are the success after each token, less the place: low where critical."""
-    with TokenValuesWriter(path, model="contrast") as writer:
-        for one in read_token_values(whole / "critical.jsonl").values():
-            success = one.named("success")
-            lowered = tuple(rate - 0.01 * place for place, rate in enumerate(success))
-            values = {"log_score@1.0": lowered, "positive": (0.5,) * len(success)}
-            fields = {"values": values, "model": "contrast", **changes}
-            writer.write([dataclasses.replace(one, **fields)])
-    return str(path)
-
-
-def test_scores_are_compared_with_the_critical_tokens(whole, tmp_path):
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    config = EstimateConfig(
-        values=("log_score@1.0", "positive"), top_ks=(1, 3), bootstrap_samples=50
-    )
-    options = {"sources": {str(whole.parents[1]): scores}, "config": config}
-    assert estimate.run(str(tmp_path / "run"), **options)
-    folder = tmp_path / "run/stages/estimate"
-    rows = json.loads((folder / "estimate.json").read_text())["rows"]
-    assert [(row["target"], row["task"], row["value"]) for row in rows] == [
-        ("critical token", "own", value) for value in config.values
-    ]
-    found = read_token_values(scores)
-    expected = [
-        auc(np.array(found[key].named("log_score@1.0")), index)
-        for key, one in read_token_values(whole / "critical.jsonl").items()
-        if (index := critical_index(one)) is not None
-    ]
-    assert rows[0]["estimate"]["auc"]["mean"] == pytest.approx(np.mean(expected))
-    assert rows[1]["estimate"]["auc"]["mean"] == 0.5
-    assert "| critical token | own | positive |" in (folder / "estimate.md").read_text()
-    assert (folder / "estimate.png").read_bytes().startswith(b"\x89PNG")
-    narrow = dataclasses.replace(config, values=("positive",))
-    assert estimate.run(str(tmp_path / "run"), **{**options, "config": narrow})
-    assert len(json.loads((folder / "estimate.json").read_text())["rows"]) == 1
-
-
-def test_the_first_error_is_looked_for_too(whole, tmp_path):
-    """It is the critical token of one solution, the one before in another; the third has none."""
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    errors = {row["problem_id"]: row["critical"] for row in json_lines(whole / "solutions.jsonl")}
-    _, second, third = errors
-    errors |= {second: errors[second] - 1, third: None}
-
-    def first_error(values: TokenValues) -> int | None:
-        return errors[values.problem_id]
-
-    def report(run_dir: str, find: estimate.FirstError):
-        estimate.run(
-            run_dir,
-            sources={str(whole.parents[1]): scores},
-            config=EstimateConfig(bootstrap_samples=50),
-            first_error=find,
-        )
-        folder = tmp_path / run_dir / "stages/estimate"
-        return json.loads((folder / "estimate.json").read_text()), folder
-
-    results, folder = report(str(tmp_path / "run"), first_error)
-    assert results["rows"][1]["target"] == "first error"
-    assert results["rows"][1]["estimate"]["num_solutions"] == 2
-    agreement = results["agreement"]
-    assert (agreement["same"], agreement["before"], agreement["after"]) == (1, 0, 1)
-    assert (agreement["other"]["mean"], agreement["median_distance"]) == (0.5, 0.5)
-    assert "Of 2 solutions with both" in (folder / "estimate.md").read_text()
-    results, folder = report(str(tmp_path / "other"), lambda values: None)
-    assert [row["target"] for row in results["rows"]] == ["critical token"]
-    assert "No solution has both" in (folder / "estimate.md").read_text()
-
-
-def test_errors_of_an_estimate_name_what_is_wrong(whole, tmp_path):
-    run_dir, config = str(whole.parents[1]), EstimateConfig()
-    with pytest.raises(DataError, match=r"there is no file of scores '.*none'; score the"):
-        estimate.run(str(tmp_path), sources={run_dir: str(tmp_path / "none")}, config=config)
-    with pytest.raises(DataError, match=r"stage 'critical' of run '.*' is not done"):
-        estimate.run(str(tmp_path), sources={str(tmp_path): "x"}, config=config)
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    with pytest.raises(DataError, match=r"have no 'log_scores'\. Did you mean 'log_score@1\.0'"):
-        other = dataclasses.replace(config, values=("log_scores",))
-        estimate.run(str(tmp_path), sources={run_dir: scores}, config=other)
-    first = next(iter(read_token_values(scores).values()))
-    moved = dataclasses.replace(first, token_ids=(0, *first.token_ids[1:]))
-    path = tmp_path / "moved.jsonl"
-    with TokenValuesWriter(path, model="contrast") as writer:
-        writer.write([moved])
-    with pytest.raises(DataError, match="belong to other tokens: token 0 is 0 there and 257 here"):
-        estimate.run(str(tmp_path), sources={run_dir: str(path)}, config=config)
