@@ -14,6 +14,7 @@ from reasoning_jax.align.critical import CriticalConfig
 from reasoning_jax.align.methods import NEEDED_ROWS, Loss, MethodConfig, Row, WeightSource
 from reasoning_jax.align.pair_rows import PairRowsConfig
 from reasoning_jax.align.scoring import ScoringConfig
+from reasoning_jax.align.temperature import TemperatureConfig
 from reasoning_jax.align.tuned import Tuning
 from reasoning_jax.answers.grader import GraderConfig
 from reasoning_jax.base_config import BaseConfig
@@ -218,3 +219,29 @@ class PipelineConfig:
             raise ConfigError(
                 f"rows lacks {', '.join(missing)}, which others of its rows start from; add them"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemperatureJobConfig:
+    """Find the temperature that gives a wanted number of wrong answers."""
+
+    run_dir: str
+    """Folder of the run."""
+    model: ModelConfig
+    """The model."""
+    problems: ProblemsConfig = dataclasses.field(
+        default_factory=lambda: ProblemsConfig(split="train")
+    )
+    """Problems to sample."""
+    prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+    """How they are put."""
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    """How solutions are sampled, but for the temperature and how many."""
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    """How the engine works."""
+    grader: GraderConfig = dataclasses.field(default_factory=GraderConfig)
+    """How answers are judged."""
+    search: TemperatureConfig = dataclasses.field(default_factory=TemperatureConfig)
+    """Which temperature is wanted."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """Devices."""

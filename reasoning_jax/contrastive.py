@@ -65,7 +65,9 @@ def run_table(config: PipelineConfig) -> bool:
                 return False
     folder = pathlib.Path(config.run_dir) / "table"
     folder.mkdir(parents=True, exist_ok=True)
-    columns = {_title(config, index): _measured(config, index) for index in range(len(config.tests))}
+    columns = {
+        _title(config, index): _measured(config, index) for index in range(len(config.tests))
+    }
     texts = [
         table_text(measured, title=title, num_seeds=len(config.seeds))
         for title, measured in columns.items()

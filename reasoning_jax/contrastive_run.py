@@ -15,12 +15,12 @@ Dimension key: none.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping
 
 from core_jax.loop import LoopConfig
 from core_jax.run_folder import read_done, stage_folder
+from reasoning_jax.align.estimate import EstimateConfig, token_at
 from reasoning_jax.align.methods import Loss, Row, Start, WeightSource, row_method
 from reasoning_jax.align.tuned import tuned
 from reasoning_jax.align_config import PipelineConfig, PreferConfig
@@ -29,7 +29,6 @@ from reasoning_jax.data.arithmetic import first_error, steps_task
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.sft_examples import TrajectoryChoice, Verdicts
 from reasoning_jax.data.token_values import TokenValues
-from reasoning_jax.align.estimate import EstimateConfig, token_at
 from reasoning_jax.stages import (
     base,
     critical,
@@ -326,5 +325,3 @@ def _facts(path: pathlib.Path) -> Mapping[str, int]:
 def _path(config: PipelineConfig, *parts: str) -> str:
     """A folder of the run."""
     return str(pathlib.Path(config.run_dir, *parts))
-
-

@@ -21,6 +21,7 @@ from reasoning_jax.config import (
     LeakageJobConfig,
     SftConfig,
 )
+from reasoning_jax.contrastive_jobs import CONTRASTIVE_JOBS
 from reasoning_jax.data.leakage import find_leakage, leakage_text
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.model.lora import merge
@@ -153,5 +154,6 @@ JOBS: dict[str, Job] = {
         "A fine-tuned model as safetensors, or its adapters in PEFT's format.",
         owns_run=False,
     ),
+    **CONTRASTIVE_JOBS,
 }
 """Every reasoning job by its name on the command line."""

@@ -33,7 +33,7 @@ class PairRowsConfig:
     row_length: int
     """Tokens of a row; a pair needs both its responses with their prompts in one."""
     layout: Layout = Layout.PACKED
-    """packed: as many pairs in a row as fit; padded: one, so that a batch has a fixed number."""
+    """packed: as many pairs in a row as fit; one_per_row: so that a batch has a fixed number."""
     overlong: Overlong = Overlong.REFUSE
     """What happens to a pair that is longer than a row."""
 
@@ -54,9 +54,9 @@ class TokenPair:
     """Prompt and response, of the chosen and of the rejected side."""
     response_starts: tuple[int, int]
     """Index of each response's first token."""
-    reference: tuple[Float[np.ndarray, " U"], Float[np.ndarray, " V"]]
+    reference: tuple[np.ndarray, np.ndarray]
     """Log-probability of each response token under the reference, in nats."""
-    weights: tuple[Float[np.ndarray, " U"], Float[np.ndarray, " V"]]
+    weights: tuple[np.ndarray, np.ndarray]
     """Weight of each response token in the loss."""
 
     def __post_init__(self) -> None:

@@ -59,7 +59,9 @@ def tuned(tuning: Tuning, row: Row) -> tuple[float, MethodConfig]:
     found = TUNED[tuning].get(row)
     if method is None or found is None:
         known = ", ".join(one.value for one in TUNED[tuning])
-        raise ConfigError(f"row {row.value} has no numbers in tuning {tuning.value}; it has {known}")
+        raise ConfigError(
+            f"row {row.value} has no numbers in tuning {tuning.value}; it has {known}"
+        )
     if found.beta is not None:
         method = dataclasses.replace(method, beta=found.beta)
     return found.learning_rate, method

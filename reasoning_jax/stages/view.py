@@ -10,7 +10,9 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from core_jax.config import from_dict
 from core_jax.errors import ConfigError, DataError
@@ -44,7 +46,7 @@ _LOGGER = logging.getLogger(__name__)
 class ViewConfig:
     """Look at the solutions of a contrastive run token by token."""
 
-    run_dir: str = "runs/cdpo/seed0"
+    run_dir: Annotated[str, tyro.conf.Positional] = "runs/cdpo_tiny/seed0"
     """Folder of one seed of the run, with sampling/, contrast/ and perhaps critical/."""
     page: str = ""
     """The HTML file to write; by default view/index.html in the run's folder."""

@@ -1,0 +1,266 @@
+"""Presets of contrastive cDPO: small worlds for a CPU, and the paper's settings.
+
+Dimension key: none.
+"""
+
+import dataclasses
+
+from core_jax.loop import LoopConfig
+from core_jax.mesh import MeshConfig
+from core_jax.nn.linear import ComputeDtype
+from core_jax.nn.stack import Remat
+from core_jax.optim import OptimConfig, Schedule
+from reasoning_jax.align.critical import CriticalConfig
+from reasoning_jax.align.methods import Row
+from reasoning_jax.align.pair_rows import PairRowsConfig
+from reasoning_jax.align.scoring import RowsConfig, ScoringConfig
+from reasoning_jax.align.temperature import paper_temperature
+from reasoning_jax.align.tuned import Tuning
+from reasoning_jax.align_config import ContrastConfig, PipelineConfig, TrainConfig
+from reasoning_jax.base_config import BaseConfig
+from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.data.packing import Overlong, PackingConfig
+from reasoning_jax.data.prompts import PromptConfig, PromptStyle
+from reasoning_jax.model.config import DecoderConfig, LoraConfig
+from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
+from reasoning_jax.weights.model_source import PACKAGED, ModelConfig
+
+ALL_MAPS = LoraConfig(rank=16, alpha=32.0)
+"""Adapters of preference training in the released code: rank 16 on all seven maps."""
+MLP_MAPS = LoraConfig(rank=8, alpha=16.0, dropout=0.1, targets=("gate", "up", "down"))
+"""Adapters of the positive and the negative model there: rank 8 on the network's three maps."""
+
+_PAPER_ROWS = (
+    Row.BASELINE,
+    Row.SFT,
+    Row.DPO_SFT,
+    Row.TDPO1,
+    Row.DPO,
+    Row.RPO,
+    Row.CDPO,
+    Row.CDPO_CODE,
+)
+
+
+def tiny() -> PipelineConfig:
+    """Single additions of one digit by a model of 12 thousand weights: the machinery in a minute."""
+    task = "steps-1-1-9"
+    plain = PromptConfig(style=PromptStyle.PLAIN)
+    engine = EngineConfig(num_rows=32, prompts_per_prefill=16, slots_multiple=64)
+    return PipelineConfig(
+        run_dir="runs/cdpo_tiny",
+        model=ModelConfig(source="made by base"),
+        base=BaseConfig(
+            run_dir="made by the pipeline",
+            model=DecoderConfig(
+                vocab_size=300,
+                model_dim=24,
+                hidden_dim=46,
+                num_layers=2,
+                num_heads=2,
+                num_kv_heads=2,
+                head_dim=12,
+                max_positions=128,
+                tied_embeddings=True,
+                unroll=2,
+            ),
+            optim=OptimConfig(learning_rate=1e-2, clip_norm=1.0),
+            loop=LoopConfig(num_steps=400, log_every=20, evaluate_every=20),
+            packing=PackingConfig(row_length=96),
+            problems=ProblemsConfig(task=task, split="train", limit=64),
+            lowest_accuracy=0.3,
+            highest_accuracy=0.95,
+            measured=16,
+            sampling=SamplingConfig(temperature=1.0, max_new_tokens=24, num_samples=2),
+            engine=engine,
+            batch_size=8,
+            chunk=96,
+        ),
+        problems=ProblemsConfig(task=task, split="train", limit=32),
+        tests=(ProblemsConfig(task=task, split="test", limit=11),),
+        prompt=plain,
+        sampling=SamplingConfig(temperature=1.0, max_new_tokens=24, num_samples=8),
+        test_sampling=SamplingConfig(max_new_tokens=24),
+        engine=engine,
+        contrast=ContrastConfig(
+            optim=OptimConfig(learning_rate=3e-3, clip_norm=1.0),
+            packing=PackingConfig(row_length=96),
+            held_out=2,
+            batch_size=2,
+            remat=Remat.NONE,
+        ),
+        scoring=ScoringConfig(rows=RowsConfig(batch_size=2, row_length=96)),
+        train=TrainConfig(
+            optim=OptimConfig(learning_rate=1e-3, clip_norm=1.0),
+            rows=PairRowsConfig(row_length=96),
+            epochs=2.0,
+            batch_size=2,
+            watched=8,
+            num_looks=2,
+            remat=Remat.NONE,
+        ),
+        rows=tuple(Row),
+        seeds=(0, 1),
+        critical=CriticalConfig(
+            temperature=1.0, max_new_tokens=24, num_solutions=3, num_rollouts=8
+        ),
+    )
+
+
+def _paper(model: str, task: str) -> PipelineConfig:
+    """The paper's settings, for a model folder models/NAME in bfloat16.
+
+    Sampling, sets and training are section 3 and 4 of arXiv 2411.19943; what it leaves open (rank,
+    batch, schedule, length) is the released code's.
+    """
+    is_math = task == "math"
+    style = PromptStyle.LATEX_SHOTS if is_math else PromptStyle.WORD_SHOTS
+    return PipelineConfig(
+        run_dir=f"runs/cdpo_{model}_{task}",
+        model=ModelConfig(
+            source=f"models/{model}",
+            dtype=ComputeDtype.BFLOAT16,
+            param_dtype=ComputeDtype.BFLOAT16,
+        ),
+        problems=ProblemsConfig(task=task, split="train"),
+        tests=(ProblemsConfig(task="math500" if is_math else "gsm8k", split="test"),),
+        prompt=PromptConfig(style=style),
+        training_prompt=PromptConfig(style=PromptStyle.PLAIN),
+        sampling=SamplingConfig(
+            temperature=paper_temperature(task, model),
+            top_p=0.95,
+            max_new_tokens=1024,
+            num_samples=64,
+        ),
+        test_sampling=SamplingConfig(max_new_tokens=1024),
+        engine=EngineConfig(num_rows=256, prompts_per_prefill=32, steps_per_chunk=64),
+        contrast=ContrastConfig(
+            optim=OptimConfig(
+                learning_rate=3e-4, schedule=Schedule.COSINE, warmup_steps=100, clip_norm=1.0
+            ),
+            packing=PackingConfig(row_length=1024, overlong=Overlong.DROP),
+            lora=MLP_MAPS,
+            held_out=300,
+            batch_size=8,
+        ),
+        scoring=ScoringConfig(rows=RowsConfig(batch_size=16, row_length=2048)),
+        train=TrainConfig(
+            optim=OptimConfig(
+                learning_rate=2e-5, schedule=Schedule.LINEAR, weight_decay=0.01, clip_norm=1.0
+            ),
+            rows=PairRowsConfig(row_length=3072, overlong=Overlong.DROP),
+            lora=ALL_MAPS,
+            batch_size=8,
+        ),
+        rows=_PAPER_ROWS,
+        tuning=Tuning.PAPER,
+        critical=CriticalConfig(
+            temperature=paper_temperature(task, model), max_new_tokens=1024, num_solutions=100
+        ),
+        mesh=MeshConfig(data=1, fsdp=-1),
+    )
+
+
+def llama3_8b_gsm8k() -> PipelineConfig:
+    """Llama-3-8B on GSM8K as in the paper; models/llama3-8b is its folder. See --plan."""
+    return _paper("llama3-8b", "gsm8k")
+
+
+def llama3_8b_math() -> PipelineConfig:
+    """Llama-3-8B on MATH, tested on MATH500, as in the paper. See --plan."""
+    return _paper("llama3-8b", "math")
+
+
+def llama3_70b_gsm8k() -> PipelineConfig:
+    """Llama-3-70B on GSM8K as in the paper; models/llama3-70b is its folder. See --plan."""
+    return _paper("llama3-70b", "gsm8k")
+
+
+def llama3_70b_math() -> PipelineConfig:
+    """Llama-3-70B on MATH, tested on MATH500, as in the paper. See --plan."""
+    return _paper("llama3-70b", "math")
+
+
+def deepseek_math_7b_gsm8k() -> PipelineConfig:
+    """DeepSeek-math-7B-base on GSM8K as in the paper. See --plan."""
+    return _paper("deepseek-math-7b", "gsm8k")
+
+
+def deepseek_math_7b_math() -> PipelineConfig:
+    """DeepSeek-math-7B-base on MATH, tested on MATH500, as in the paper. See --plan."""
+    return _paper("deepseek-math-7b", "math")
+
+
+def official_code() -> PipelineConfig:
+    """Llama-3-8B on GSM8K as the released code does it: a logistic per position, repeated wrongs.
+
+    beta 0.1 instead of gamma 1, the end of sequence at full weight, and of the wrong answers after
+    the first only those that came more than once (since May 2025).
+    """
+    paper = _paper("llama3-8b", "gsm8k")
+    return dataclasses.replace(
+        paper,
+        run_dir="runs/cdpo_official_code",
+        sets=dataclasses.replace(paper.sets, repeated_only=True),
+        rows=(Row.BASELINE, Row.RPO, Row.CDPO_CODE),
+    )
+
+
+def smollm2_demo() -> PipelineConfig:
+    """SmolLM2-135M-Instruct on products, adapters, one seed, five rows; within 90 minutes on 2 cores."""
+    smollm2 = ModelConfig(source=PACKAGED)
+    return PipelineConfig(
+        run_dir="runs/cdpo_smollm2",
+        model=smollm2,
+        problems=ProblemsConfig(task="products", split="train", limit=160),
+        tests=(
+            ProblemsConfig(task="products", split="test", limit=200),
+            ProblemsConfig(task="sums", split="test", limit=100),
+        ),
+        sampling=SamplingConfig(temperature=0.8, top_p=0.95, max_new_tokens=96, num_samples=8),
+        test_sampling=SamplingConfig(max_new_tokens=96),
+        contrast=ContrastConfig(
+            optim=OptimConfig(learning_rate=3e-4, schedule=Schedule.COSINE, clip_norm=1.0),
+            packing=PackingConfig(row_length=256, overlong=Overlong.DROP),
+            lora=LoraConfig(rank=8, alpha=16.0, targets=("gate", "up", "down")),
+            held_out=8,
+            batch_size=4,
+            remat=Remat.NONE,
+            unroll=30,
+        ),
+        scoring=ScoringConfig(rows=RowsConfig(batch_size=4, row_length=256)),
+        train=TrainConfig(
+            optim=OptimConfig(learning_rate=2e-5, schedule=Schedule.LINEAR, clip_norm=1.0),
+            rows=PairRowsConfig(row_length=512, overlong=Overlong.DROP),
+            lora=ALL_MAPS,
+            epochs=2.0,
+            batch_size=2,
+            watched=16,
+            num_looks=3,
+            remat=Remat.NONE,
+            unroll=30,
+        ),
+        rows=(Row.BASELINE, Row.DPO, Row.RPO, Row.CDPO, Row.CDPO_SHUFFLED),
+        tuning=Tuning.SMOLLM2,
+        critical=CriticalConfig(
+            temperature=0.8,
+            max_new_tokens=64,
+            num_solutions=20,
+            num_rollouts=8,
+            replacement=True,
+        ),
+    )
+
+
+PIPELINE_PRESETS = {
+    "tiny": tiny,
+    "smollm2_demo": smollm2_demo,
+    "paper": llama3_8b_gsm8k,
+    "official_code": official_code,
+    "llama3_8b_gsm8k": llama3_8b_gsm8k,
+    "llama3_8b_math": llama3_8b_math,
+    "llama3_70b_gsm8k": llama3_70b_gsm8k,
+    "llama3_70b_math": llama3_70b_math,
+    "deepseek_math_7b_gsm8k": deepseek_math_7b_gsm8k,
+    "deepseek_math_7b_math": deepseek_math_7b_math,
+}

@@ -1,0 +1,135 @@
+"""The jobs of contrastive cDPO on the command line.
+
+Dimension key: none.
+"""
+
+from core_jax.jobs import Job
+from core_jax.optim import OptimConfig, Schedule
+from reasoning_jax.align.methods import MethodConfig, WeightSource
+from reasoning_jax.align.pair_rows import PairRowsConfig
+from reasoning_jax.align_config import PreferConfig, TemperatureJobConfig, TrainConfig
+from reasoning_jax.align_presets import ALL_MAPS, PIPELINE_PRESETS
+from reasoning_jax.base_config import BaseConfig
+from reasoning_jax.config import EvaluateConfig
+from reasoning_jax.contrastive import run_pipeline, run_table
+from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.sampling.config import SamplingConfig
+from reasoning_jax.stages import base, prefer, temperature
+from reasoning_jax.stages.view import ViewConfig, run_view
+from reasoning_jax.weights.model_source import PACKAGED, ModelConfig
+
+
+def run_temperature(config: TemperatureJobConfig) -> None:
+    """Looks for the sampling temperature, and prints what was tried."""
+    sampled = EvaluateConfig(
+        run_dir=config.run_dir,
+        model=config.model,
+        problems=config.problems,
+        prompt=config.prompt,
+        sampling=config.sampling,
+        engine=config.engine,
+        grader=config.grader,
+        mesh=config.mesh,
+    )
+    if temperature.run(sampled, config.search):
+        print(f"Temperature: {temperature.found_temperature(config.run_dir):g}")
+
+
+def run_prefer(config: PreferConfig) -> None:
+    """Trains by one method, and writes the model for others."""
+    if prefer.run(config):
+        written = prefer.export_policy(config)
+        print(f"Trained: {written.adapter or written.source}")
+
+
+def run_base(config: BaseConfig) -> None:
+    """Makes a small model from nothing."""
+    if base.run(config):
+        print(f"Model: {base.model_folder(config.run_dir)}")
+
+
+def view(config: ViewConfig) -> None:
+    """Writes the page of tokens."""
+    print(f"Token by token: {run_view(config)}")
+
+
+def _prefer_smollm2() -> PreferConfig:
+    """Contrastive cDPO on the files of the pipeline's run runs/cdpo_smollm2."""
+    folder = "runs/cdpo_smollm2/seed0/contrast/stages"
+    return PreferConfig(
+        run_dir="runs/cdpo_prefer",
+        model=ModelConfig(source=PACKAGED),
+        pairs=f"{folder}/sets/pairs.jsonl",
+        reference=f"{folder}/reference/reference.jsonl",
+        scores=f"{folder}/score/scores.jsonl",
+        train=TrainConfig(
+            optim=OptimConfig(learning_rate=4e-5, schedule=Schedule.LINEAR, clip_norm=1.0),
+            rows=PairRowsConfig(row_length=512),
+            lora=ALL_MAPS,
+        ),
+        method=MethodConfig(source=WeightSource.CONTRAST),
+    )
+
+
+def _temperature_smollm2() -> TemperatureJobConfig:
+    """SmolLM2-135M-Instruct on products: the temperature at which 10 of 64 answers are wrong."""
+    return TemperatureJobConfig(
+        run_dir="runs/temperature",
+        model=ModelConfig(source=PACKAGED),
+        problems=ProblemsConfig(task="products", split="train"),
+        sampling=SamplingConfig(top_p=0.95, max_new_tokens=96),
+    )
+
+
+def _base_of(preset: str) -> BaseConfig:
+    """The small model of a preset of reasoning.pipeline."""
+    config = PIPELINE_PRESETS[preset]().base
+    assert config is not None, "the presets named below make their model"
+    return config
+
+
+def _base_tiny() -> BaseConfig:
+    """The model of reasoning.pipeline --preset tiny, by itself."""
+    return _base_of("tiny")
+
+
+def _view_defaults() -> ViewConfig:
+    """The page of a seed of a pipeline's run: reasoning.view runs/cdpo_tiny/seed0."""
+    return ViewConfig()
+
+
+CONTRASTIVE_JOBS: dict[str, Job] = {
+    "reasoning.pipeline": Job(
+        run_pipeline,
+        PIPELINE_PRESETS,
+        "Contrastive cDPO and its rivals: sample, score, align, test, critical tokens, page.",
+        may_change=("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan"),
+    ),
+    "reasoning.table": Job(
+        run_table,
+        PIPELINE_PRESETS,
+        "The table of preference methods alone.",
+        may_change=("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan"),
+    ),
+    "reasoning.base": Job(
+        run_base, {"tiny": _base_tiny}, "Make a small model from nothing on written solutions."
+    ),
+    "reasoning.prefer": Job(
+        run_prefer,
+        {"smollm2": _prefer_smollm2},
+        "Train on pairs by one preference method.",
+        may_change=("mesh",),
+    ),
+    "reasoning.temperature": Job(
+        run_temperature,
+        {"smollm2": _temperature_smollm2},
+        "Find the temperature that gives a wanted number of wrong answers.",
+    ),
+    "reasoning.view": Job(
+        view,
+        {"default": _view_defaults},
+        "A page that shows where solutions went wrong (reasoning.view RUN/seed0).",
+        owns_run=False,
+    ),
+}
+"""Every job of contrastive cDPO by its name on the command line."""
