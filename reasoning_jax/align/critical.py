@@ -11,8 +11,8 @@ off the curve :math:`c_t / n`:
   That a test of consecutive prefixes finds such tokens is the idea of the cliff tokens of
   arXiv:2606.25524; the formula stands at `drop_p_values`.
 
-The prefix that ends in the end of the sequence has no completion: it counts as 0 of n, and the end
-is the critical token where nothing before it is.
+The end of the sequence is no candidate, as the paper's solutions are text without it: nothing can
+follow it, so that it would pass for critical wherever nothing before it is.
 
 What the token does is measured by replacing it: from :math:`y_{<t}` the model is made to go on with
 another token, drawn from its own distribution with :math:`p(y_t) := 0`, and Pass@k of these

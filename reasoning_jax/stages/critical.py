@@ -198,7 +198,7 @@ def _roll_out(
             identity=identity,
         )
         _do([unit for one in solutions for unit in prefix_units(one)], roller, writer, NAME)
-        found = [_found(one, writer.done, config) for one in solutions]
+        found = [_found(one, writer.done, config, roller.eos_ids) for one in solutions]
         if config.replacement:
             units = _replacements(solutions, found, model, weights, mesh, sampled, config)
             _do(units, roller, writer, "replacement")
@@ -243,10 +243,17 @@ def _curve(solution: Trajectory, done: Mapping[UnitKey, Rollouts]) -> np.ndarray
 
 
 def _found(
-    solution: Trajectory, done: Mapping[UnitKey, Rollouts], config: CriticalConfig
+    solution: Trajectory,
+    done: Mapping[UnitKey, Rollouts],
+    config: CriticalConfig,
+    eos_ids: Sequence[int],
 ) -> CriticalToken:
-    """The critical token of a solution."""
+    """The critical token of a solution, the end of the sequence not being one."""
     curve = _curve(solution, done)
+    if solution.token_ids[-1] in eos_ids:
+        curve = curve[:-1]
+    if len(curve) == 1:
+        return CriticalToken(index=None)
     return critical_token(curve[1:], int(curve[0]), config.num_rollouts, config)
 
 
@@ -314,7 +321,6 @@ def _facts(
         "successes": curve[1:],
         "critical": index,
         "is_fallback": found.is_fallback,
-        "is_end": token in model.tokenizer.eos_ids,
         "token": None if token is None else model.tokenizer.decode([token], keep_special=True),
         "kept_successes": None if index is None else curve[1 + index],
         "replaced_successes": None if replaced is None else replaced.successes,

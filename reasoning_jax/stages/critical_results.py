@@ -133,7 +133,6 @@ def summarise(
         "num_rollouts": num_rollouts,
         "num_found": len(found),
         "num_fallback": sum(row["is_fallback"] for row in found),
-        "num_end": sum(row["is_end"] for row in found),
         "mean_place": float(np.mean(places)) if places else None,
         "confidence": score.confidence,
         "per_solution": {name: float(np.mean([row[name] for row in rows])) for name in _COSTS},
@@ -171,7 +170,6 @@ def table(results: Mapping[str, Any], ks: Sequence[int]) -> str:
         "|---|---|",
         f"| solutions with a critical token | {results['num_found']:,} |",
         f"| of those where success came back after it | {results['num_fallback']:,} |",
-        f"| of those where it is the end of the sequence | {results['num_end']:,} |",
     ]
     if results["mean_place"] is not None:
         lines.append(f"| mean place of the token in the solution | {results['mean_place']:.0%} |")

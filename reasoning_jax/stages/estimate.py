@@ -69,7 +69,8 @@ def run(
       sources: run folders whose stage `critical` is done, for example one per task, each with the
         file of token values that scores its solutions.
       config: what is measured of which values.
-      first_error: finds the first error, for tasks that know it; it is then looked for as well.
+      first_error: finds the first error, for tasks that know it; it is then looked for as well,
+        in the solutions that have one.
 
     Returns:
       Whether it is done now.
@@ -106,7 +107,8 @@ def _estimate(
         for run_dir, path in sources.items()
         for one in _solutions(run_dir, read_token_values(path), first_error)
     ]
-    looked_for = [CRITICAL_TOKEN] + [FIRST_ERROR] * (first_error is not None)
+    any_error = any(FIRST_ERROR in one.targets for one in solutions)
+    looked_for = [CRITICAL_TOKEN] + [FIRST_ERROR] * any_error
     rows = [
         EstimateRow(target=target, task=task, value=value, estimate=one)
         for target in looked_for

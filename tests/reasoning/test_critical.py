@@ -118,6 +118,8 @@ def test_first_and_largest_drop_on_curves_by_hand():
     assert drop_position(curve, 64, alpha=0.01, first=False) == 4  # the first of two equal ones
     assert drop_position(counts(40, 33, 40), 64, alpha=0.01, first=True) is None
     assert drop_position(counts(8, 40, 64), 64, alpha=0.01, first=False) is None
+    # 38 to 26 (z = 2.1) is the larger drop, but only 10 to 0 (z = 3.3) is significant.
+    assert drop_position(counts(38, 26, 18, 10, 0), 64, alpha=0.01, first=False) == 3
 
 
 def test_the_drops_equal_a_direct_search_on_random_curves():

@@ -1,4 +1,4 @@
-"""Rolling out wrong solutions on the made-up tiny model: whole, cut off, resumed, and estimated."""
+"""Rolling out wrong solutions on the made-up tiny model: whole, cut off, resumed."""
 
 import dataclasses
 import json
@@ -10,29 +10,28 @@ import pytest
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import MeshConfig, make_mesh
 from reasoning_jax.align.critical import CriticalConfig, CriticalRule
-from reasoning_jax.align.estimate import EstimateConfig, auc
 from reasoning_jax.answers.verdict import Verdict
 from reasoning_jax.config import ScoreConfig
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.data.own_problems import ProblemColumns
-from reasoning_jax.data.token_values import TokenValues, TokenValuesWriter, read_token_values
+from reasoning_jax.data.token_values import read_token_values
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model.decoding import for_decoding
 from reasoning_jax.presets import evaluate_tiny
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.sampling.engine import SampleRequest, sample
-from reasoning_jax.stages import critical, estimate
+from reasoning_jax.stages import critical
 from reasoning_jax.stages.critical_results import critical_index
 from reasoning_jax.weights.model_source import load_source, load_text_side
 
 EOS = 258
 CONFIG = CriticalConfig(temperature=1.0, max_new_tokens=5, num_rollouts=7, top_p=0.9, seed=3)
-RESPONSES = ((*b"7 + 8 = 1", EOS), tuple(b"it is 12"), (*b"so 4", EOS))
+RESPONSES = ((*b"7 + 8 = 1", EOS), tuple(b"it is 12"), (*b"so 7", EOS))
 
 
 def is_right(text):
-    """Stands in for a grader: about a third of all texts; none of the responses above."""
-    return sum(text.encode()) % 3 == 0
+    """Stands in for a grader: about a ninth of all texts; none of the responses above."""
+    return sum(text.encode()) % 9 == 0
 
 
 class FakeJudge:
@@ -211,13 +210,14 @@ def test_results_say_where_the_critical_tokens_are(whole, solutions):
         assert row["replaced_successes"] == unit["successes"]
         assert row["kept_successes"] == row["successes"][row["critical"]] == 0
     results = json.loads((whole / "critical.json").read_text())
-    assert results["num_end"] == sum(row["token"] == "<eos>" for row in rows)
+    assert "<eos>" not in [row["token"] for row in rows]
     assert results["num_found"] == sum(row["critical"] is not None for row in rows) > 1
     assert len(results["kept"]) == len(results["replaced"]) == 7
     shares = [row["replaced_successes"] / 7 for row in rows if row["critical"] is not None]
     assert results["replaced"][0]["mean"] == pytest.approx(np.mean(shares))
     text = (whole / "critical.md").read_text()
-    assert "| 7 | 0.000 | 0.000 to 0.000 | 1.000 |" in text and "| 64 |" not in text
+    assert f"| 7 | 0.000 | 0.000 to 0.000 | {results['replaced'][6]['mean']:.3f} |" in text
+    assert "| 64 |" not in text
     assert (whole / "pass_at_k.png").read_bytes().startswith(b"\x89PNG")
     facts = json.loads((whole / "done.json").read_text())["facts"]
     assert facts["per_solution"]["sampled_tokens"] == np.mean([r["sampled_tokens"] for r in rows])
@@ -280,6 +280,20 @@ def test_another_rule_without_replacement_and_fewer_solutions(tmp_path, sampled,
     assert "Pass@k" not in (folder / "critical.md").read_text()
 
 
+def test_the_end_of_a_sequence_is_not_critical(tmp_path, sampled, solutions):
+    """Of a solution that says nothing, only the prompt is rolled out."""
+    start = solutions[0].response_start
+    ids = (*solutions[0].token_ids[:start], EOS)
+    silent = dataclasses.replace(solutions[0], token_ids=ids, response="")
+    config = dataclasses.replace(CONFIG, num_rollouts=2, max_new_tokens=3)
+    folder = run(tmp_path, sampled, [silent], config)
+    (row,) = json_lines(folder / "solutions.jsonl")
+    assert (row["num_tokens"], row["critical"]) == (1, None)
+    assert row["successes"] == [2 * is_right("")]
+    assert row["read_tokens"] == start
+    assert critical_index(next(iter(read_token_values(folder / "critical.jsonl").values()))) is None
+
+
 def test_the_usual_judge_is_asked(tmp_path, sampled, solutions, monkeypatch):
     from reasoning_jax.stages.judge import Judge
 
@@ -304,90 +318,3 @@ def test_solutions_that_cannot_be_rolled_out_are_named(tmp_path, sampled, soluti
     ):
         with pytest.raises(DataError, match=message):
             run(tmp_path, sampled, [dataclasses.replace(one, **changes)])
-
-
-def score_file(path, whole, **changes):
-    """Scores that are the success after each token, less the place: low where critical."""
-    with TokenValuesWriter(path, model="contrast") as writer:
-        for one in read_token_values(whole / "critical.jsonl").values():
-            success = one.named("success")
-            lowered = tuple(rate - 0.01 * place for place, rate in enumerate(success))
-            values = {"log_score@1.0": lowered, "positive": (0.5,) * len(success)}
-            fields = {"values": values, "model": "contrast", **changes}
-            writer.write([dataclasses.replace(one, **fields)])
-    return str(path)
-
-
-def test_scores_are_compared_with_the_critical_tokens(whole, tmp_path):
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    config = EstimateConfig(
-        values=("log_score@1.0", "positive"), top_ks=(1, 3), bootstrap_samples=50
-    )
-    options = {"sources": {str(whole.parents[1]): scores}, "config": config}
-    assert estimate.run(str(tmp_path / "run"), **options)
-    folder = tmp_path / "run/stages/estimate"
-    rows = json.loads((folder / "estimate.json").read_text())["rows"]
-    assert [(row["target"], row["task"], row["value"]) for row in rows] == [
-        ("critical token", "own", value) for value in config.values
-    ]
-    found = read_token_values(scores)
-    expected = [
-        auc(np.array(found[key].named("log_score@1.0")), index)
-        for key, one in read_token_values(whole / "critical.jsonl").items()
-        if (index := critical_index(one)) is not None
-    ]
-    assert rows[0]["estimate"]["auc"]["mean"] == pytest.approx(np.mean(expected))
-    assert rows[1]["estimate"]["auc"]["mean"] == 0.5
-    assert "| critical token | own | positive |" in (folder / "estimate.md").read_text()
-    assert (folder / "estimate.png").read_bytes().startswith(b"\x89PNG")
-    narrow = dataclasses.replace(config, values=("positive",))
-    assert estimate.run(str(tmp_path / "run"), **{**options, "config": narrow})
-    assert len(json.loads((folder / "estimate.json").read_text())["rows"]) == 1
-
-
-def test_the_first_error_is_looked_for_too(whole, tmp_path):
-    """The first solution has none; in the others it is the critical token, or the one before."""
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    rows = json_lines(whole / "solutions.jsonl")
-    found = {row["problem_id"]: row["critical"] for row in rows if row["critical"] is not None}
-    names = list(found)
-    found[names[0]] = None
-    found[names[1]] -= 1
-
-    def first_error(values: TokenValues) -> int | None:
-        return found.get(values.problem_id)
-
-    estimate.run(
-        str(tmp_path / "run"),
-        sources={str(whole.parents[1]): scores},
-        config=EstimateConfig(bootstrap_samples=50),
-        first_error=first_error,
-    )
-    folder = tmp_path / "run/stages/estimate"
-    results = json.loads((folder / "estimate.json").read_text())
-    with_error = [index for index in found.values() if index is not None]
-    assert results["rows"][1]["target"] == "first error"
-    assert results["rows"][1]["estimate"]["num_solutions"] == len(with_error)
-    agreement = results["agreement"]
-    assert (agreement["before"], agreement["after"]) == (0, 1)
-    assert agreement["same"] == len(with_error) - 1
-    assert f"Of {len(with_error)} solutions with both" in (folder / "estimate.md").read_text()
-
-
-def test_errors_of_an_estimate_name_what_is_wrong(whole, tmp_path):
-    run_dir, config = str(whole.parents[1]), EstimateConfig()
-    with pytest.raises(DataError, match=r"there is no file of scores '.*none'; score the"):
-        estimate.run(str(tmp_path), sources={run_dir: str(tmp_path / "none")}, config=config)
-    with pytest.raises(DataError, match=r"stage 'critical' of run '.*' is not done"):
-        estimate.run(str(tmp_path), sources={str(tmp_path): "x"}, config=config)
-    scores = score_file(tmp_path / "scores.jsonl", whole)
-    with pytest.raises(DataError, match=r"have no 'log_scores'\. Did you mean 'log_score@1\.0'"):
-        other = dataclasses.replace(config, values=("log_scores",))
-        estimate.run(str(tmp_path), sources={run_dir: scores}, config=other)
-    first = next(iter(read_token_values(scores).values()))
-    moved = dataclasses.replace(first, token_ids=(0, *first.token_ids[1:]))
-    path = tmp_path / "moved.jsonl"
-    with TokenValuesWriter(path, model="contrast") as writer:
-        writer.write([moved])
-    with pytest.raises(DataError, match="belong to other tokens: token 0 is 0 there and 257 here"):
-        estimate.run(str(tmp_path), sources={run_dir: str(path)}, config=config)

@@ -99,7 +99,7 @@ def test_prefixes_are_asked_for_from_the_shortest_and_counted():
 
 
 def test_what_is_judged_is_the_whole_response_up_to_a_stop_string():
-    """The stop string begins in the prefix, where the engine does not look; the end says nothing."""
+    """The stop string begins in the prefix, where the engine does not look."""
     asked = []
 
     def judge(answered):
@@ -129,7 +129,7 @@ def test_a_prefix_after_which_nothing_can_follow_is_judged_as_it_is():
 
 
 def test_forced_tokens_begin_the_completions():
-    """Draws a, b, a, end, a: prefixes 'xa' and 'xb' are read once each, 'x' alone is judged once."""
+    """Draws a, b, a, end, a: 'xa' and 'xb' are read once each, 'x' alone is judged once."""
     engine, asked = Engine("!"), []
 
     def judge(answered):
@@ -230,7 +230,8 @@ def test_a_file_of_units_comes_back_and_loses_a_torn_line(tmp_path, caplog):
         assert writer.done == {one.key: one for one in rows[:2]}
         writer.write(rows[2:])
     assert "was cut off; it is removed and rolled out again" in caplog.text
-    assert list(RolloutWriter(path, identity="i").done.values()) == rows
+    with RolloutWriter(path, identity="i") as writer:
+        assert list(writer.done.values()) == rows
 
 
 @pytest.mark.parametrize(
