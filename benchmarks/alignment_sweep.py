@@ -24,7 +24,7 @@ from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align_presets import demo
 from rec_jax.alignment import run_base, run_rounds, run_shared
-from rec_jax.alignment_table import seeded
+from rec_jax.alignment_cells import seeded
 from rec_jax.evaluation_tables import Table, to_markdown, to_text
 from rec_jax.stages import align_report
 from rec_jax.stages.align_report import BASELINE

@@ -9,7 +9,8 @@ import pytest
 from core_jax.errors import ConfigError
 from launch.cli import main
 from rec_jax.align_presets import table_tiny
-from rec_jax.alignment_table import AlignmentTableConfig, run_table
+from rec_jax.alignment_cells import AlignmentTableConfig
+from rec_jax.alignment_table import run_table
 from rec_jax.jobs import JOBS
 from tests.end_to_end.shrunk_alignment import shrunk_alignment
 

@@ -13,7 +13,7 @@ from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.sharding import match_rules
 from rec_jax.align.run_config import AlignRunConfig
 from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
-from rec_jax.alignment_table import AlignmentTableConfig
+from rec_jax.alignment_cells import AlignmentTableConfig
 from rec_jax.config import PipelineConfig
 from rec_jax.model import onerec
 from rec_jax.model.embeddings import num_parameters
