@@ -1,9 +1,11 @@
 """Token log-probabilities and cross-entropy: functions of arrays, per-token values out.
 
-Dimension key: T tokens, D hidden width, V classes, N blocks, C tokens of a block.
+Dimension key: B leading dimensions, T tokens, D and E hidden widths, V classes, N blocks, C tokens
+of a block.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -103,16 +105,94 @@ def chunked_token_scores(
     Raises:
       ConfigError: `chunk` is not positive.
     """
+
+    def score(hidden_BCD: Array, targets_BC: Array) -> TokenScores:
+        return _scores(hidden_BCD, targets_BC, head, with_entropy)
+
+    return map_token_blocks(score, (hidden, targets), token_dim=targets.ndim - 1, chunk=chunk)
+
+
+def chunked_token_kl(
+    reference_hidden: Float[Array, "*lead T E"],
+    reference_head: Float[Array, "E V"],
+    hidden: Float[Array, "*lead T D"],
+    head: Float[Array, "D V"],
+    *,
+    chunk: int,
+) -> Float[Array, "*lead T"]:
+    r"""Divergence of a model from a reference over all classes, per token and block by block.
+
+    .. math:: \mathrm{KL}(p_{ref} \| p)
+       = \sum_v p_{ref}(v) \left(\log p_{ref}(v) - \log p(v)\right)
+
+    No gradient reaches the reference. Memory, precision and errors are those of
+    `chunked_token_scores`; here the logits of both models exist for a block at a time.
+
+    Args:
+      reference_hidden: the last hidden states of the reference model.
+      reference_head: its output matrix.
+      hidden: the last hidden states of the model; its width may be another.
+      head: its output matrix, of the same classes.
+      chunk: tokens of a row per block; T need not be a multiple.
+
+    Returns:
+      Divergences in nats, float32; exactly 0 where both models give the same logits.
+
+    >>> import jax.numpy as jnp
+    >>> from math import isclose, log
+    >>> reference, hidden = jnp.log(jnp.asarray([[1.0, 3.0]])), jnp.log(jnp.asarray([[1.0, 1.0]]))
+    >>> value = chunked_token_kl(reference, jnp.eye(2), hidden, jnp.eye(2), chunk=1)
+    >>> isclose(float(value[0]), log(2 / 4) / 4 + 3 * log(6 / 4) / 4, rel_tol=1e-5)
+    True
+    """
+    reference_hidden = jax.lax.stop_gradient(reference_hidden)
+    reference_head = jax.lax.stop_gradient(reference_head)
+
+    def divergence(reference_BCE: Array, hidden_BCD: Array) -> Array:
+        expected_BCV = jax.nn.log_softmax(head_logits(reference_BCE, reference_head), axis=-1)
+        log_probs_BCV = jax.nn.log_softmax(head_logits(hidden_BCD, head), axis=-1)
+        return jnp.sum(jnp.exp(expected_BCV) * (expected_BCV - log_probs_BCV), axis=-1)
+
+    parts = reference_hidden, hidden
+    return map_token_blocks(divergence, parts, token_dim=hidden.ndim - 2, chunk=chunk)
+
+
+def map_token_blocks(
+    function: Callable[..., PyTree], parts: tuple[Array, ...], *, token_dim: int, chunk: int
+) -> PyTree:
+    """Applies a function to blocks of tokens in turn: what all chunked functions here stand on.
+
+    Its inner values exist for one block at a time, in the backward pass too, where they are
+    computed again.
+
+    Args:
+      function: gets one block of each of `parts`, [*lead, C, ...], and returns arrays [*lead, C].
+        The last block is filled up with zeros, whose results are dropped.
+      parts: arrays [*lead, T, ...].
+      token_dim: the dimension of T, the number of leading dimensions.
+      chunk: C, tokens of a row per block; T need not be a multiple.
+
+    Returns:
+      What the function returns, [*lead, T].
+
+    Raises:
+      ConfigError: `chunk` is not positive.
+
+    >>> import jax.numpy as jnp
+    >>> rows = jnp.arange(5.0)
+    >>> map_token_blocks(lambda block: block**2, (rows,), token_dim=0, chunk=2).tolist()
+    [0.0, 1.0, 4.0, 9.0, 16.0]
+    """
     if chunk < 1:
         raise ConfigError(
             f"chunk is {chunk}; it is the number of tokens whose logits exist at a time, so it "
             "must be at least 1 (128 to 1024 are usual)"
         )
-    length = targets.shape[-1]
+    length = parts[0].shape[token_dim]
     chunk = min(chunk, max(length, 1))
     padding = -length % chunk
 
-    def blocks(values: Array, token_dim: int) -> Array:
+    def blocks(values: Array) -> Array:
         """[*lead, T, ...] -> [N, *lead, C, ...]."""
         widths = [(0, padding if dim == token_dim else 0) for dim in range(values.ndim)]
         shape = (*values.shape[:token_dim], -1, chunk, *values.shape[token_dim + 1 :])
@@ -123,13 +203,24 @@ def chunked_token_scores(
         rows = jnp.moveaxis(values, 0, -2)
         return rows.reshape(*rows.shape[:-2], -1)[..., :length]
 
-    def score(_: None, block: tuple[Array, Array]) -> tuple[None, TokenScores]:
-        return None, _scores(*block, head, with_entropy)
+    def step(_: None, block: tuple[Array, ...]) -> tuple[None, PyTree]:
+        return None, function(*block)
 
-    token_dim = targets.ndim - 1
-    parts = blocks(hidden, token_dim), blocks(targets, token_dim)
-    _, scores = jax.lax.scan(jax.checkpoint(score, prevent_cse=False), None, parts)
-    return jax.tree.map(joined, scores)
+    inputs = tuple(blocks(values) for values in parts)
+    _, results = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, inputs)
+    return jax.tree.map(joined, results)
+
+
+def head_logits(
+    hidden: Float[Array, "*dims D"], head: Float[Array, "D V"]
+) -> Float[Array, "*dims V"]:
+    """Logits in float32, from a product of operands in the dtype of `hidden`.
+
+    >>> import jax.numpy as jnp
+    >>> head_logits(jnp.asarray([1.0, 2.0]), jnp.asarray([[1.0, 0.5], [3.0, 0.0]])).tolist()
+    [7.0, 0.5]
+    """
+    return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def _scores(
@@ -139,7 +230,7 @@ def _scores(
     with_entropy: bool,
 ) -> TokenScores:
     """The scores of one block, whose logits are held whole."""
-    logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    logits = head_logits(hidden, head)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     entropies = None

@@ -180,6 +180,21 @@ class PackedRows:
             start = stop
         return row
 
+    def places(self, index: int) -> list[tuple[int, slice]]:
+        """Where a row predicts responses.
+
+        Returns:
+          The row's examples in its order: number of the example, among those that were kept, and
+          the places whose targets are its response.
+        """
+        found = []
+        start = 0
+        for example in self._rows[index]:
+            stop = start + int(self._offsets[example + 1] - self._offsets[example])
+            found.append((example, slice(start + self._starts[example] - 1, stop - 1)))
+            start = stop
+        return found
+
     def empty_row(self) -> dict[str, np.ndarray]:
         """Returns a row of padding: it counts for nothing and fills up a batch."""
         row = {name: np.zeros(self._row_length, dtype) for name, dtype in _FIELDS.items()}

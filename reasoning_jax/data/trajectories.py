@@ -22,7 +22,6 @@ Dimension key: none.
 
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -30,11 +29,10 @@ from types import TracebackType
 from typing import Any
 
 from core_jax.errors import DataError
+from reasoning_jax.data.json_lines import append_lines, cut_torn_line
 
 FINISHES = ("stop", "length")
 """Why a response can end."""
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,7 @@ class TrajectoryWriter:
     def __init__(self, path: str | os.PathLike[str]):
         self._path = pathlib.Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(self._path)
+        cut_torn_line(self._path, "sampled again")
         self.done = {one.key for one in read_trajectories(self._path)}
         """(problem_id, sample) of everything in the file."""
         self._file = self._path.open("ab")
@@ -166,10 +164,8 @@ class TrajectoryWriter:
                 )
             keys.add(one.key)
             lines.append(_line(one))
-        self._file.write(b"".join(lines))
+        append_lines(self._file, lines)
         self.done |= keys
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 def read_trajectories(path: str | os.PathLike[str]) -> Iterator[Trajectory]:
@@ -202,19 +198,3 @@ def _line(one: Trajectory) -> bytes:
         return (json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError as error:
         raise DataError(f"trajectory {one.key} cannot be written as UTF-8: {error}") from error
-
-
-def _cut_torn_line(path: pathlib.Path) -> None:
-    """Removes what follows the last line break: a row that was cut off while it was written."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        _LOGGER.warning(
-            "'%s' ends in a row of %d bytes that was cut off; it is removed and sampled again",
-            path,
-            len(content) - whole,
-        )
-        with path.open("r+b") as file:
-            file.truncate(whole)

@@ -1,7 +1,7 @@
 """The layers of a Llama-family decoder, each linear map with room for a low-rank adapter.
 
 Dimension key: B batch, T tokens, D model, H query heads, K key heads, X head dimension, F hidden,
-R rank of an adapter.
+R rank of an adapter, S streams.
 """
 
 import math
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from core_jax.arrays import Array, Float, Int
 from reasoning_jax.model.attention import AttentionKernel, attend_causally
 from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.low_rank import low_rank_product
 from reasoning_jax.model.rope import rotate
 
 
@@ -49,6 +50,11 @@ class Projection(nn.Module):
     The parameters are `kernel` [*in, *out], `bias` [*out] if `use_bias`, and, only where
     `reasoning_jax.model.lora.attach` has put them, `lora_a` [*in, R] and `lora_b` [R, *out],
     which already carries the factor alpha / rank. Products accumulate in float32.
+
+    Adapters of S streams (`reasoning_jax.model.lora.stack_adapters`) lie side by side along R, and
+    `lora_streams` [S, R] says whose each place is; rows take turns, row i being of stream i mod S.
+    The kernel and both factors then see all rows in one product each, and what a row has of other
+    streams is set to zero between the factors.
     """
 
     features: tuple[int, ...]
@@ -69,12 +75,18 @@ class Projection(nn.Module):
             lead = (1,) * (outputs.ndim - len(self.features))
             outputs = outputs + bias.astype(self.dtype).reshape(lead + self.features)
         if self.has_variable("params", "lora_a"):
-            down = self.get_variable("params", "lora_a")
-            up = self.get_variable("params", "lora_b")
-            dropped = self._drop(inputs)
-            narrow = _contract(dropped, down, self.contracted_dims, self.dtype)
-            outputs = outputs + _contract(narrow, up, 1, self.dtype)
+            outputs = outputs + self._adapted(self._drop(inputs))
         return outputs
+
+    def _adapted(self, inputs: Float[Array, "*in"]) -> Float[Array, "*out"]:
+        """The adapter's product, or each row's own of several streams."""
+        down = self.get_variable("params", "lora_a")
+        up = self.get_variable("params", "lora_b")
+        if not self.has_variable("params", "lora_streams"):
+            return low_rank_product(self.contracted_dims, self.dtype, inputs, down, up)
+        narrow = _contract(inputs, down, self.contracted_dims, self.dtype)
+        own = _own_stream(narrow, self.get_variable("params", "lora_streams"))
+        return _contract(own, up, 1, self.dtype)
 
     def _drop(self, inputs: Float[Array, "*in"]) -> Float[Array, "*in"]:
         """The adapter's inputs, some left out while training (there is a key then)."""
@@ -94,6 +106,14 @@ def _contract(inputs: Array, kernel: Array, dims: int, dtype: jnp.dtype) -> Arra
         preferred_element_type=jnp.float32,
     )
     return product.astype(dtype)
+
+
+def _own_stream(narrow: Float[Array, "N *in R"], streams: Array) -> Float[Array, "N *in R"]:
+    """Zero where a place along the rank is not of the row's stream."""
+    num_streams, rank = streams.shape
+    apart = narrow.reshape(-1, num_streams, *narrow.shape[1:])
+    is_own = streams.reshape(1, num_streams, *(1,) * (narrow.ndim - 2), rank)
+    return jnp.where(is_own, apart, 0).reshape(narrow.shape)
 
 
 class SelfAttention(nn.Module):

@@ -2,13 +2,14 @@
 
 Hu et al., 2021, arXiv:2106.09685: a frozen map x W becomes x W + (alpha / R) x A B.
 
-Dimension key: L layers, R rank.
+Dimension key: L layers, R rank, S streams.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from core_jax.arrays import Array, Key, Params
 from core_jax.errors import ConfigError
@@ -85,11 +86,60 @@ def attach(params: Params, adapters: Params, scale: float) -> Params:
     """
     layers = {name: dict(group) for name, group in params["layers"].items()}
     for group, target, adapter in _adapters(params, adapters):
-        layers[group][target] = layers[group][target] | {
-            "lora_a": adapter["lora_a"],
-            "lora_b": adapter["lora_b"] * scale,
-        }
+        scaled = adapter | {"lora_b": adapter["lora_b"] * scale}
+        layers[group][target] = layers[group][target] | scaled
     return params | {"layers": layers}
+
+
+def stack_adapters(positive: Params, negative: Params, *, scales: tuple[float, float]) -> Params:
+    """Adapters of two models of one base, as two streams of one pass over it.
+
+    Ranks and targets may differ; nothing is filled up. After `attach` with scale 1, rows of a
+    batch take turns: row 2i is of the first model and row 2i + 1 of the second, see
+    `reasoning_jax.model.layers.Projection`.
+
+    Args:
+      positive: adapters of the first stream.
+      negative: adapters of the second.
+      scales: `LoraConfig.scale` of each; goes into B.
+
+    Returns:
+      {"layers": {group: {target: {"lora_a": [L, *in, R1 + R2], "lora_b": [L, R1 + R2, *out],
+      "lora_streams": bool [L, S, R1 + R2]}}}}, for every target of either.
+
+    Raises:
+      ConfigError: the adapters are of models of other sizes.
+    """
+    streams = [
+        {
+            (group, target): adapter
+            for group, targets in one["layers"].items()
+            for target, adapter in targets.items()
+        }
+        for one in (positive, negative)
+    ]
+    groups: dict[str, dict[str, Params]] = {}
+    for target, group in GROUPS.items():
+        parts = [
+            (number, stream[group, target], scale)
+            for number, (stream, scale) in enumerate(zip(streams, scales, strict=True))
+            if (group, target) in stream
+        ]
+        if not parts:
+            continue
+        _check_same_map(target, [adapter for _, adapter, _ in parts])
+        owner = np.repeat(
+            [number for number, _, _ in parts],
+            [adapter["lora_a"].shape[-1] for _, adapter, _ in parts],
+        )
+        is_own = owner[None] == np.arange(len(streams))[:, None]
+        num_layers = parts[0][1]["lora_a"].shape[0]
+        groups.setdefault(group, {})[target] = {
+            "lora_a": jnp.concatenate([adapter["lora_a"] for _, adapter, _ in parts], axis=-1),
+            "lora_b": jnp.concatenate([scale * one["lora_b"] for _, one, scale in parts], axis=1),
+            "lora_streams": jnp.asarray(np.broadcast_to(is_own, (num_layers, *is_own.shape))),
+        }
+    return {"layers": groups}
 
 
 def merge(params: Params, adapters: Params, scale: float) -> Params:
@@ -104,10 +154,15 @@ def merge(params: Params, adapters: Params, scale: float) -> Params:
       Parameters of the model's own structure and dtypes; products are taken in float32.
 
     Raises:
-      ConfigError: an adapter without a map of its name.
+      ConfigError: an adapter without a map of its name, or adapters of several models.
     """
     layers = {name: dict(group) for name, group in params["layers"].items()}
     for group, target, adapter in _adapters(params, adapters):
+        if "lora_streams" in adapter:
+            raise ConfigError(
+                f"the adapters of '{group}/{target}' are of several models; merge the adapters of "
+                "one, as they were before stack_adapters"
+            )
         linear = layers[group][target]
         down, up = adapter["lora_a"], adapter["lora_b"]
         num_layers, rank = down.shape[0], down.shape[-1]
@@ -119,6 +174,19 @@ def merge(params: Params, adapters: Params, scale: float) -> Params:
         merged = kernel.astype(jnp.float32) + scale * update.reshape(kernel.shape)
         layers[group][target] = linear | {"kernel": merged.astype(kernel.dtype)}
     return params | {"layers": layers}
+
+
+def _check_same_map(target: str, adapters: list[Params]) -> None:
+    """Raises unless adapters stand beside maps of one shape."""
+    shapes = [
+        (one["lora_a"].shape[0], one["lora_a"].shape[1:-1], one["lora_b"].shape[2:])
+        for one in adapters
+    ]
+    if len(set(shapes)) > 1:
+        raise ConfigError(
+            f"the adapters for '{target}' are of models of other sizes: layers, inputs and outputs "
+            f"are {shapes[0]} and {shapes[1]}; two streams share one base model"
+        )
 
 
 def _adapters(params: Params, adapters: Params) -> list[tuple[str, str, Params]]:

@@ -28,6 +28,7 @@ RULES = (
     (r"mlp/(gate|up)/lora_b$", P(None, None, "tensor")),
     (r"mlp/down/lora_a$", P(None, "tensor")),
     (r"mlp/down/lora_b$", P(None, None, "fsdp")),
+    (r"lora_streams$", P()),
 )
 """Sharding rules of `reasoning_jax.model.decoder_lm.init_params` and of the adapters' trees."""
 

@@ -67,8 +67,26 @@ def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | N
     Raises:
       DataError: the run is not finished.
     """
-    step = read_done(config.run_dir, NAME)["facts"]["best_step"]
+    read_done(config.run_dir, NAME)  # before the model is loaded
     model = load_source(config.model, mesh)
+    trained = restore_trained(config, model, mesh)
+    if config.lora.rank:
+        return model, trained
+    return dataclasses.replace(model, params=trained), None
+
+
+def restore_trained(config: SftConfig, model: LoadedModel, mesh: Mesh) -> Params:
+    """What a finished run trained, from its best step: adapters, or all parameters (float32).
+
+    Args:
+      config: of the run.
+      model: the model that it started from.
+      mesh: where the parameters are to be.
+
+    Raises:
+      DataError: the run is not finished.
+    """
+    step = read_done(config.run_dir, NAME)["facts"]["best_step"]
     init = _initialiser(config, model)
     abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
     target = jax.tree.map(
@@ -77,10 +95,7 @@ def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | N
         match_rules(RULES, abstract, mesh),
     )
     folder = stage_folder(config.run_dir, NAME) / "checkpoints"
-    trained = restore_params(folder, target, step=step)
-    if config.lora.rank:
-        return model, trained
-    return dataclasses.replace(model, params=trained), None
+    return restore_params(folder, target, step=step)
 
 
 def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:

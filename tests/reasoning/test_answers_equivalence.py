@@ -8,7 +8,7 @@ import pytest
 from core_jax.errors import AlignaxError, ConfigError
 from reasoning_jax.answers.extraction import extract, last_boxed
 from reasoning_jax.answers.grader import Grader, GraderConfig
-from reasoning_jax.answers.groups import canonical_key, group_answers
+from reasoning_jax.answers.groups import canonical_key, group_all, group_answers
 from reasoning_jax.answers.guards import refusal
 from reasoning_jax.answers.official import extract_official
 from reasoning_jax.answers.rational import parse_rational
@@ -141,6 +141,22 @@ def test_groups(strict):
     answers = ["0.5", "x+1", None, r"\frac12", "1+x", "7", "0.50", "7.0", "x"]
     assert group_answers(answers, strict) == [[0, 3, 6], [1, 4], [5, 7], [8]]
     assert canonical_key("1,000") == canonical_key("1000") != canonical_key("1000%")
+
+
+def test_groups_of_many_problems_are_those_of_each(strict):
+    """In as many batches as the problem with the most different answers has: four."""
+    problems = [["x+1", "2", "1+x", "2.0"], [], [None], ["3", "x", "5", "7"], ["2", "x+1"]]
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        equivalents = strict.equivalents
+        patch.setattr(
+            strict, "equivalents", lambda pairs: asked.append(pairs) or equivalents(pairs)
+        )
+        found = group_all(problems, strict)
+    assert found == [group_answers(answers, strict) for answers in problems]
+    assert found[0] == [[0, 2], [1, 3]]
+    assert [len(pairs) for pairs in asked] == [0, 3, 2 + 2, 3]
+    assert group_all([], strict) == []
 
 
 def test_refusals_say_why():

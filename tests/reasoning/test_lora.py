@@ -114,3 +114,70 @@ def test_errors_name_the_target():
     adapters = lora.init_lora(PLAIN, LORA, key=jax.random.key(1))
     with pytest.raises(ConfigError, match="merge them into the model first"):
         for_decoding(PLAIN, lora.attach(params, adapters, LORA.scale))
+
+
+OTHER = LoraConfig(rank=5, alpha=7.0, targets=("query", "out", "down"))
+
+
+def two_adapters():
+    first = trained(lora.init_lora(PLAIN, LORA, key=jax.random.key(1)), seed=5)
+    return first, trained(lora.init_lora(PLAIN, OTHER, key=jax.random.key(2)), seed=6)
+
+
+def alternating(inputs):
+    return jax.tree.map(lambda rows: jnp.repeat(rows, 2, axis=0), inputs)
+
+
+def test_two_streams_equal_two_merged_models():
+    """Ranks, targets and scales differ; the base is there once."""
+    params, adapters = make_params(PLAIN), two_adapters()
+    scales = LORA.scale, OTHER.scale
+    stacked = lora.stack_adapters(*adapters, scales=scales)
+    inputs = whole_rows(make_tokens(PLAIN, 3, 7))
+    attached = lora.attach(params, stacked, 1.0)
+    both = decoder_lm.apply(PLAIN, attached, alternating(inputs)).hidden
+    for stream, (one, scale) in enumerate(zip(adapters, scales, strict=True)):
+        merged = lora.merge(params, one, scale)
+        expected = decoder_lm.apply(PLAIN, merged, inputs).hidden
+        np.testing.assert_allclose(both[stream::2], expected, rtol=0, atol=1e-5)
+    assert float(jnp.abs(both[0::2] - both[1::2]).max()) > 0.1
+
+
+def test_streams_lie_side_by_side_along_the_rank():
+    first, second = two_adapters()
+    stacked = lora.stack_adapters(first, second, scales=(4.0, 1.4))["layers"]
+    assert {name for group in stacked.values() for name in group} == set(LORA_TARGETS)
+    query, up = stacked["attention"]["query"], stacked["mlp"]["up"]
+    assert query["lora_a"].shape == (2, 17, 8)
+    assert query["lora_b"].shape == (2, 8, 6, 10)
+    is_first = np.arange(8) < 3
+    np.testing.assert_array_equal(query["lora_streams"], [[is_first, ~is_first]] * 2)
+    assert up["lora_a"].shape == (2, 17, 3)  # of the first model alone
+    np.testing.assert_array_equal(up["lora_streams"], [[[True] * 3, [False] * 3]] * 2)
+
+
+def test_a_stream_sees_nothing_of_the_other():
+    """Not even where its numbers are so large that products with zero would be NaN."""
+    params, (first, second) = make_params(PLAIN), two_adapters()
+    inputs = alternating(whole_rows(make_tokens(PLAIN, 2, 7)))
+
+    def positive_hidden(other):
+        stacked = lora.stack_adapters(first, other, scales=(4.0, 1.4))
+        attached = lora.attach(params, stacked, 1.0)
+        return decoder_lm.apply(PLAIN, attached, inputs).hidden[0::2]
+
+    huge = jax.tree.map(lambda leaf: leaf, second)
+    for targets in huge["layers"].values():
+        for adapter in targets.values():
+            adapter["lora_a"] = 1e38 * adapter["lora_a"]
+    np.testing.assert_array_equal(positive_hidden(huge), positive_hidden(second))
+
+
+def test_errors_of_streams():
+    params, (first, second) = make_params(PLAIN), two_adapters()
+    stacked = lora.stack_adapters(first, second, scales=(1.0, 1.0))
+    with pytest.raises(ConfigError, match="'attention/query' are of several models"):
+        lora.merge(params, stacked, 1.0)
+    deeper = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), second)
+    with pytest.raises(ConfigError, match=r"for 'query' are of models of other sizes: .*\(2, \(17"):
+        lora.stack_adapters(first, deeper, scales=(1.0, 1.0))

@@ -1,0 +1,1 @@
+"""Contrastive cDPO: from trajectories to sets, scores, preference methods and their comparison."""
