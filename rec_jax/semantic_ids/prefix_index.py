@@ -8,7 +8,8 @@ children of a node (one range), the leaves below a node (one range), and how man
 sorted list lie below a node (a difference of two ranks).
 
 Dimension key: I items, L code levels, E edges into the next level, V leaves, C codes of the first
-level (of any level in `legal_codes`), B any lead shape, W widest branching of a level.
+level (of any level in `legal_codes`), B any lead shape, R its places in a row, W widest branching
+of a level.
 """
 
 import dataclasses
@@ -166,18 +167,17 @@ def legal_codes(index: PrefixIndex, codes: Int[Array, "*B L"]) -> tuple[Bool[Arr
     """
     legal = []
     for level, (nodes, found) in enumerate(_walk(index, codes)[:-1]):
-        offset_W = jnp.arange(index.max_branching[level], dtype=jnp.int32)
-        starts, ends = index.starts[level][nodes], index.starts[level][nodes + 1]
-        edges_BW = starts[..., None] + offset_W
-        is_child_BW = found[..., None] & (edges_BW < ends[..., None])
-        num_codes = index.level_sizes[level]
-        child_BW = index.codes[level].at[edges_BW].get(mode="clip")
-        child_BW = jnp.where(is_child_BW, child_BW, num_codes)
-        flat_BW = child_BW.reshape(-1, offset_W.shape[0])
-        row_B1 = jnp.arange(flat_BW.shape[0])[:, None]
-        is_legal_BC = jnp.zeros((flat_BW.shape[0], num_codes), bool)
-        is_legal_BC = is_legal_BC.at[row_B1, flat_BW].set(True, mode="drop")
-        legal.append(is_legal_BC.reshape(*nodes.shape, num_codes))
+        num_codes, width = index.level_sizes[level], index.max_branching[level]
+        rows_R, found_R = nodes.reshape(-1), found.reshape(-1)
+        starts_R, ends_R = index.starts[level][rows_R], index.starts[level][rows_R + 1]
+        edges_RW = starts_R[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
+        is_child_RW = found_R[:, None] & (edges_RW < ends_R[:, None])
+        child_RW = index.codes[level].at[edges_RW].get(mode="clip")
+        child_RW = jnp.where(is_child_RW, child_RW, num_codes)
+        row_R1 = jnp.arange(rows_R.shape[0])[:, None]
+        is_legal_RC = jnp.zeros((rows_R.shape[0], num_codes), bool)
+        is_legal_RC = is_legal_RC.at[row_R1, child_RW].set(True, mode="drop")
+        legal.append(is_legal_RC.reshape(*nodes.shape, num_codes))
     return tuple(legal)
 
 
