@@ -2,6 +2,8 @@
 
     python -m benchmarks.alignment_sweep --run-dir runs/alignment_sweep
     python -m benchmarks.alignment_sweep --settings beta preference_ratio --seed 1
+    python -m benchmarks.alignment_sweep --method contrastive --settings preference_weight
+    python -m benchmarks.alignment_sweep --method contrastive --control shuffled --settings ...
 
 All points of a seed share log, semantic IDs, pre-trained model, judges and, where the setting does
 not touch them, candidates. Gains are paired differences to the pre-trained model over the test
@@ -17,14 +19,16 @@ import pathlib
 import jax
 
 from core_jax.config import fingerprint, to_dict
+from core_jax.token_weights import WeightConfig, WeightControl
 from launch import runtime
+from rec_jax.align.contrast_config import ContrastConfig
 from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.plots import plot_sweep
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align_presets import demo
 from rec_jax.alignment import run_base, run_rounds, run_shared
-from rec_jax.alignment_table import seeded
+from rec_jax.alignment_cells import seeded
 from rec_jax.evaluation_tables import Table, to_markdown, to_text
 from rec_jax.stages import align_report
 from rec_jax.stages.align_report import BASELINE
@@ -39,8 +43,22 @@ VALUES: dict[str, tuple[float, ...]] = {
     "num_rounds": (1, 2, 3, 5),
 }
 """What is tried of every setting, the others at the preset's values."""
-OWN_CANDIDATES = ("preference_ratio", "num_steps", "num_beams")
-"""Settings that the candidates of round 1 depend on."""
+CONTRAST_VALUES: dict[str, tuple[float, ...]] = {
+    "contrast_beta": (0.0, 0.5, 1.0, 2.0),
+    "contrast_share": (0.03, 0.1, 0.25, 0.5),
+    "contrast_steps": (50, 150, 450),
+    "contrast_rate": (1e-4, 3e-4, 1e-3),
+}
+"""The same, of contrastive cDPO's positive and negative models alone."""
+OWN_CANDIDATES = (
+    "preference_ratio",
+    "num_steps",
+    "num_beams",
+    "contrast_share",
+    "contrast_steps",
+    "contrast_rate",
+)
+"""Settings that the candidates of round 1, or the models that learn them, depend on."""
 JUDGES = ("truth", "reward", "judge")
 
 
@@ -48,9 +66,12 @@ def main() -> None:
     """Runs the sweep and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", default="runs/alignment_sweep")
-    parser.add_argument("--settings", nargs="*", default=list(VALUES), choices=list(VALUES))
+    known = VALUES | CONTRAST_VALUES
+    parser.add_argument("--settings", nargs="*", default=list(VALUES), choices=list(known))
     parser.add_argument("--values", nargs="*", type=float, help="instead of the listed ones")
     parser.add_argument("--method", default="dpo", choices=[method.value for method in Method])
+    controls = [control.value for control in WeightControl]
+    parser.add_argument("--control", default="none", choices=controls, help="of contrastive's")
     parser.add_argument("--seed", type=int, default=100, help="no seed of the table")
     arguments = parser.parse_args()
     runtime.start()
@@ -58,17 +79,20 @@ def main() -> None:
     base = os.fspath(root / "base")
     config = seeded(demo(), arguments.seed, base)
     method = MethodConfig(method=Method(arguments.method))
-    align = dataclasses.replace(config.align, method=method, num_rounds=1)
+    weights = WeightConfig(control=WeightControl(arguments.control))
+    contrast = dataclasses.replace(config.align.contrast, weights=weights)
+    align = dataclasses.replace(config.align, method=method, contrast=contrast, num_rounds=1)
     config = dataclasses.replace(config, align=align)
     shared = Folders(base=base, shared=base, first=base, run=base)
     assert run_base(shared, config) and run_shared(shared, config)
     points: dict[str, dict[float, PolicySummary]] = {}
     for setting in arguments.settings:
-        for value in arguments.values or VALUES[setting]:
+        for value in arguments.values or known[setting]:
             found = measure(root, shared, config, setting, value)
             points.setdefault(setting, {})[value] = found
             print(to_text(table(points)), flush=True)
-    write(points, root, arguments.method)
+    name = arguments.method
+    write(points, root, name if arguments.control == "none" else f"{name}_{arguments.control}")
 
 
 def varied(config: AlignRunConfig, setting: str, value: float) -> AlignRunConfig:
@@ -87,9 +111,22 @@ def varied(config: AlignRunConfig, setting: str, value: float) -> AlignRunConfig
         align = dataclasses.replace(align, candidates=candidates)
     elif setting == "num_rounds":
         align = dataclasses.replace(align, num_rounds=int(value))
+    elif setting in CONTRAST_VALUES:
+        align = dataclasses.replace(align, contrast=_contrasted(align.contrast, setting, value))
     else:
         align = dataclasses.replace(align, **{setting: value})
     return dataclasses.replace(config, align=align)
+
+
+def _contrasted(config: ContrastConfig, setting: str, value: float) -> ContrastConfig:
+    """The positive and negative models' configuration with one setting changed."""
+    if setting == "contrast_rate":
+        optim = dataclasses.replace(config.optim, learning_rate=value)
+        return dataclasses.replace(config, optim=optim)
+    if setting == "contrast_steps":
+        loop = dataclasses.replace(config.loop, num_steps=int(value))
+        return dataclasses.replace(config, loop=loop)
+    return dataclasses.replace(config, **{setting.removeprefix("contrast_"): value})
 
 
 def measure(

@@ -9,10 +9,12 @@ import dataclasses
 
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig, Schedule
+from core_jax.token_weights import WeightControl
 from rec_jax.align.config import AlignConfig, CandidatesConfig, GroupsConfig
+from rec_jax.align.contrast_config import ContrastConfig
 from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
-from rec_jax.alignment_table import AlignmentTableConfig
+from rec_jax.alignment_cells import AlignmentTableConfig
 from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import EventRule, EventRuleConfig
@@ -41,8 +43,12 @@ TABLE_METHODS = (
     Method.SDPO,
     Method.ECPO,
     Method.GBPO,
+    Method.CONTRASTIVE,
 )
-"""The methods of the paper's Table 1, and the two of its successors."""
+"""The methods of the paper's Table 1, the two of its successors, and contrastive cDPO."""
+
+WEIGHT_CONTROLS = (WeightControl.SHUFFLED, WeightControl.CONSTANT)
+"""Controls of contrastive cDPO: the same weights on other codes, and their mean on all."""
 
 
 def demo() -> AlignRunConfig:
@@ -61,6 +67,9 @@ def demo() -> AlignRunConfig:
             preference_ratio=0.25,
             candidates=CandidatesConfig(num_beams=32, batch_size=64, part_size=512),
             groups=GroupsConfig(),
+            contrast=ContrastConfig(
+                optim=_round_optim(3e-4), loop=LoopConfig(num_steps=150, checkpoint_every=50)
+            ),
             batch_size=64,
             augment=AugmentConfig(target_order=TargetOrder.SHUFFLED),
             optim=_round_optim(3e-4),
@@ -118,6 +127,11 @@ def demo_tiny() -> AlignRunConfig:
             num_rounds=2,
             batch_size=16,
             candidates=CandidatesConfig(num_beams=8, batch_size=16, part_size=16),
+            contrast=ContrastConfig(
+                batch_size=16,
+                optim=_round_optim(3e-4, warmup_steps=1),
+                loop=LoopConfig(num_steps=6, log_every=2, checkpoint_every=3),
+            ),
             optim=_round_optim(3e-4, warmup_steps=1),
             loop=LoopConfig(num_steps=6, log_every=2, checkpoint_every=3),
         ),
@@ -173,7 +187,10 @@ def table_demo() -> AlignmentTableConfig:
     At most 45 minutes on 2 cores; `docs/alignment.md` has the measured times and results.
     """
     return AlignmentTableConfig(
-        run_dir="runs/alignment_table", template=demo(), methods=TABLE_METHODS
+        run_dir="runs/alignment_table",
+        template=demo(),
+        methods=TABLE_METHODS,
+        weight_controls=WEIGHT_CONTROLS,
     )
 
 
@@ -217,15 +234,17 @@ def table_kuairand() -> AlignmentTableConfig:
             judge=held_out_judge(_for_watch_time(kuairand_like_hate())),
         ),
         methods=TABLE_METHODS,
+        weight_controls=WEIGHT_CONTROLS,
     )
 
 
 def table_tiny() -> AlignmentTableConfig:
-    """The table shrunk to two methods and one seed, in a few minutes; results mean nothing."""
+    """The table shrunk to three methods and one seed, in a few minutes; results mean nothing."""
     return AlignmentTableConfig(
         run_dir="runs/alignment_table_tiny",
         template=demo_tiny(),
-        methods=(Method.SDPO, Method.ECPO),
+        methods=(Method.SDPO, Method.ECPO, Method.CONTRASTIVE),
+        weight_controls=(WeightControl.SHUFFLED,),
         seeds=(0,),
     )
 

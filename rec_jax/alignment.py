@@ -18,6 +18,7 @@ from rec_jax.stages import (
     align_evaluate,
     align_report,
     candidates,
+    contrast,
     groups,
     prepare,
     pretrain,
@@ -81,9 +82,12 @@ def run_shared(folders: Folders, config: AlignRunConfig) -> bool:
 
 
 def run_rounds(folders: Folders, config: AlignRunConfig) -> bool:
-    """Rounds 1 to T: candidates, groups, training, evaluation. Returns whether all is done."""
+    """Rounds 1 to T: candidates, groups, training, evaluation. Returns whether all is done.
+
+    Contrastive cDPO scores the groups in between; for other methods that stage has nothing to do.
+    """
     return all(
         stage.run(folders, config, number)
         for number in range(1, config.align.num_rounds + 1)
-        for stage in (candidates, groups, align, align_evaluate)
+        for stage in (candidates, groups, contrast, align, align_evaluate)
     )

@@ -1,8 +1,7 @@
 """The table of the paper's Table 1: every preference method in one harness, over several seeds.
 
 All methods of a seed share the log, the semantic IDs, the pre-trained model, both judges and the
-candidates of round 1. Iterative alignment (IPA) is DPO over T rounds, so its first round is the
-row DPO. Every cell is a run folder of its own and resumes by itself.
+candidates of round 1. `rec_jax.alignment_cells` says which runs that makes.
 
 Layout: `RUN/seed_S/base`, `RUN/seed_S/METHOD`, `RUN/report/{table.md, table.csv, ...}`.
 
@@ -10,7 +9,6 @@ Dimension key: U users of all seeds.
 """
 
 import csv
-import dataclasses
 import json
 import os
 import pathlib
@@ -20,64 +18,33 @@ import jax
 import numpy as np
 
 from core_jax.config import to_dict
-from core_jax.errors import ConfigError
-from rec_jax.align.methods import Method, MethodConfig
+from rec_jax.align.methods import Method
 from rec_jax.align.panel import REFERENCES
 from rec_jax.align.plots import plot_methods
-from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
 from rec_jax.align.tuned import TITLES
 from rec_jax.alignment import run_base, run_rounds, run_shared
-from rec_jax.data.simulator.config import SimulatorConfig
+from rec_jax.alignment_cells import (
+    IPA,
+    LONG,
+    AlignmentTableConfig,
+    control_name,
+    iterated_name,
+    table_cells,
+    training_steps,
+)
 from rec_jax.evaluation_tables import Table, to_markdown, to_text
 from rec_jax.ranking_metrics import Interval, bootstrap_interval, paired_bootstrap
 from rec_jax.report_page import Plot, ReportInputs, write_page
 from rec_jax.stages import align_report
 from rec_jax.stages.align_report import BASELINE
 
-IPA, LONG = "IPA", "DPO, steps of IPA"
-"""Names of iterative alignment, and of one round that trains as long as all its rounds."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignmentTableConfig:
-    """Which methods are compared, on how many seeds."""
-
-    run_dir: str
-    """Folder of the table."""
-    template: AlignRunConfig
-    """What every cell shares; its method and weight are replaced by each method's own, its seeds by
-    each seed, and `align.num_rounds` is T of IPA."""
-    methods: tuple[Method, ...]
-    """Methods of one round; DPO, which is the first round of IPA, is always there."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the simulated world (where there is one), of every training and of the users."""
-
-    def __post_init__(self) -> None:
-        """Checks the seeds and that the template's folders are its own."""
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(f"seeds is {self.seeds}; give different numbers, 0 or more")
-        if self.template.from_run:
-            raise ConfigError(
-                "--template.from names a run, but every seed of a table trains a OneRec of its "
-                "own; leave it empty"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Cell:
-    """One method on one seed."""
-
-    name: str
-    folders: Folders
-    config: AlignRunConfig
-
 
 def run_table(config: AlignmentTableConfig) -> None:
     """Runs every cell that is not done yet, then writes and prints the table."""
     for seed in config.seeds:
-        cells = _cells(config, seed)
+        cells = table_cells(config, seed)
         first = cells[0]
         if not (run_base(first.folders, first.config) and run_shared(first.folders, first.config)):
             return
@@ -88,59 +55,9 @@ def run_table(config: AlignmentTableConfig) -> None:
     print(f"\n{(page.parent / 'table.txt').read_text()}\nReport: {page}")
 
 
-def seeded(template: AlignRunConfig, seed: int, folder: str) -> AlignRunConfig:
-    """The template with all its seeds replaced; the two judges' seeds differ."""
-    pipeline = template.pipeline
-    log = pipeline.log
-    if isinstance(log, SimulatorConfig):
-        log = dataclasses.replace(log, seed=seed)
-    return dataclasses.replace(
-        template,
-        run_dir=folder,
-        pipeline=dataclasses.replace(pipeline, run_dir=folder, log=log, seed=seed),
-        reward=dataclasses.replace(template.reward, seed=2 * seed),
-        judge=dataclasses.replace(template.judge, seed=2 * seed + 1),
-        seed=seed,
-    )
-
-
-def _cells(config: AlignmentTableConfig, seed: int) -> list[_Cell]:
-    """IPA first: its first round makes the candidates that all share."""
-    root = pathlib.Path(config.run_dir) / f"seed_{seed}"
-    template = seeded(config.template, seed, os.fspath(root / "base"))
-    num_rounds = template.align.num_rounds
-
-    def cell(name: str, folder: str, method: Method, rounds: int, steps: int) -> _Cell:
-        loop = dataclasses.replace(template.align.loop, num_steps=steps)
-        align = dataclasses.replace(
-            template.align,
-            method=MethodConfig(method=method),
-            preference_weight=None,
-            num_rounds=rounds,
-            loop=loop,
-        )
-        base, run = os.fspath(root / "base"), os.fspath(root / folder)
-        first = base if steps == template.align.loop.num_steps else run
-        return _Cell(
-            name=name,
-            folders=Folders(base=base, shared=base, first=first, run=run),
-            config=dataclasses.replace(template, align=align),
-        )
-
-    steps = template.align.loop.num_steps
-    cells = [cell(IPA, "ipa", Method.DPO, num_rounds, steps)]
-    cells += [
-        cell(TITLES[method], method.value, method, 1, steps)
-        for method in config.methods
-        if method is not Method.DPO
-    ]
-    # The control of IPA: as many steps and contexts, all of them with the candidates of M_0.
-    return [*cells, cell(LONG, "dpo_long", Method.DPO, 1, num_rounds * steps)]
-
-
 def _policies(config: AlignmentTableConfig, seed: int) -> dict[str, Measures]:
     """Every policy's measures on one seed."""
-    cells = _cells(config, seed)
+    cells = table_cells(config, seed)
     most = max(config.template.evaluate.best_of)
     ipa = cells[0]
     last = ipa.config.align.num_rounds
@@ -150,12 +67,16 @@ def _policies(config: AlignmentTableConfig, seed: int) -> dict[str, Measures]:
     policies[BASELINE] = rounds[BASELINE]
     policies[f"{BASELINE}, best of {most}"] = rounds[f"{BASELINE}, best of {most}"]
     policies["+DPO"] = rounds[f"{BASELINE} after round 1"]
+    iterated: dict[str, Measures] = {}
     for cell in cells[1:]:
-        found = align_report.policies_of_round(cell.folders, cell.config, [1])
+        last_of_cell = cell.config.align.num_rounds
+        found = align_report.policies_of_round(cell.folders, cell.config, [1, last_of_cell])
         policies[f"+{cell.name}"] = found[f"{BASELINE} after round 1"]
+        if last_of_cell > 1:
+            iterated[iterated_name(cell.name)] = found[f"{BASELINE} after round {last_of_cell}"]
     policies[f"+{IPA}"] = rounds[f"{BASELINE} after round {last}"]
     policies[f"+{IPA}, best of {most}"] = rounds[f"{BASELINE} after round {last}, best of {most}"]
-    return policies | oracle
+    return policies | iterated | oracle
 
 
 def _write(config: AlignmentTableConfig, folder: pathlib.Path) -> pathlib.Path:
@@ -215,8 +136,10 @@ def _tables(
             baseline=BASELINE,
             list_length=template.evaluate.list_length,
             confidence=template.evaluate.confidence,
+            steps=training_steps(config),
         ),
         _iterating(config, policies, judges),
+        *_weighing(config, policies, judges),
         _seed_table(config, summaries, judges),
         head_table(
             summaries,
@@ -241,32 +164,75 @@ def _iterating(
     config: AlignmentTableConfig, policies: dict[str, list[Measures]], judges: Sequence[str]
 ) -> Table:
     """Paired differences of IPA to what it must beat."""
+    most = max(config.template.evaluate.best_of)
+    others = (BASELINE, "+DPO", f"+{LONG}", f"{BASELINE}, best of {most}")
+    return _differences(
+        config,
+        policies,
+        judges,
+        [(f"+{IPA}", other) for other in others],
+        title=f"What {config.template.align.num_rounds} rounds buy",
+        note="Best of N: of the session chosen. ",
+    )
+
+
+def _weighing(
+    config: AlignmentTableConfig, policies: dict[str, list[Measures]], judges: Sequence[str]
+) -> list[Table]:
+    """Paired differences of contrastive cDPO to the controls of its weights; none without it."""
+    if Method.CONTRASTIVE not in config.methods:
+        return []
+    name = TITLES[Method.CONTRASTIVE]
+    controls = [control_name(control) for control in config.weight_controls]
+    others = ("+DPO", f"+{LONG}", *(f"+{control}" for control in controls))
+    pairs = [(f"+{name}", other) for other in others]
+    if config.template.align.num_rounds > 1:
+        others = (f"+{IPA}", *(iterated_name(control) for control in controls))
+        pairs += [(iterated_name(name), other) for other in others]
+    return [
+        _differences(
+            config,
+            policies,
+            judges,
+            pairs,
+            title="What the choice of codes buys",
+            note="DPO and IPA are the control of uniform weights; the other controls have the same "
+            "scores and positive and negative models. ",
+        )
+    ]
+
+
+def _differences(
+    config: AlignmentTableConfig,
+    policies: dict[str, list[Measures]],
+    judges: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    title: str,
+    note: str,
+) -> Table:
+    """Paired differences of policies, the first of a pair minus the second."""
     evaluate = config.template.evaluate
-    others = (BASELINE, "+DPO", f"+{LONG}", f"{BASELINE}, best of {max(evaluate.best_of)}")
-    pooled = {
-        name: {
-            judge: np.concatenate([measures[judge] for measures in policies[name]])
-            for judge in judges
-        }
-        for name in (f"+{IPA}", *others)
-    }
     rows = []
-    for other in others:
+    for pair in pairs:
         cells = []
         for judge in judges:
+            ours, theirs = (
+                np.concatenate([measures[judge] for measures in policies[name]]) for name in pair
+            )
             found = paired_bootstrap(
-                pooled[f"+{IPA}"][judge],
-                pooled[other][judge],
+                ours,
+                theirs,
                 key=jax.random.key(0),
                 num_samples=evaluate.bootstrap_samples,
                 confidence=evaluate.confidence,
             )
             verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "undecided"
             cells.append(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] {verdict}")
-        rows.append((f"+{IPA} minus {other}", *cells))
+        rows.append((f"{pair[0]} minus {pair[1]}", *cells))
     return Table(
-        title=f"What {config.template.align.num_rounds} rounds buy",
-        note="Paired differences of the most probable sessions (best of N: of the session chosen), "
+        title=title,
+        note=f"Paired differences of the most probable sessions. {note}"
         f"{evaluate.confidence:.0%} intervals over users. Better or worse: the interval excludes "
         "zero.",
         header=("difference", *judges),
@@ -301,7 +267,7 @@ def _concordances(config: AlignmentTableConfig) -> dict[str, dict[str, Interval]
     for number, name in ((0, f"beams of {BASELINE}"), (last, f"beams of +{IPA}")):
         found = [
             align_report.concordances(cells[0].folders, cells[0].config, number)
-            for cells in (_cells(config, seed) for seed in config.seeds)
+            for cells in (table_cells(config, seed) for seed in config.seeds)
         ]
         rows[name] = {
             judge: bootstrap_interval(

@@ -91,7 +91,10 @@ JOBS: dict[str, Job] = {
         may_change=("evaluate.bootstrap_samples", "evaluate.confidence", "evaluate.best_of"),
     ),
     "rec.alignment_table": Job(
-        run_table, TABLE_PRESETS, "Every preference method side by side, over several seeds."
+        run_table,
+        TABLE_PRESETS,
+        "Every preference method side by side, over several seeds.",
+        may_change=("methods", "weight_controls", "seeds", "template.align.contrast"),
     ),
     "rec.simulate": Job(
         run_simulate,

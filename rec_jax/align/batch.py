@@ -7,6 +7,8 @@ D model.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,8 @@ class PreferenceBatch:
     """Float32 [P, G, M, L]: of every code, under the frozen model, in nats."""
     advantages: PyTree
     """Float32 [P, G]: of each response; read by ECPO and GBPO alone."""
+    weights: PyTree = None
+    """Float32 [P, G, M, L]: of every code, for contrastive cDPO; None for other methods."""
 
 
 def bundled(sessions: SessionBatch, num_groups: int) -> SessionBatch:
@@ -143,6 +147,39 @@ def group_log_probs(
     Raises:
       ConfigError: the batch does not split over the mesh.
     """
+    call = functools.partial(_jitted_log_probs, config, params, mesh=mesh)
+    found = map_groups(call, item_codes, histories, codes, mask, batch_size=batch_size, mesh=mesh)
+    return found if len(histories) else np.zeros(codes.shape, np.float32)
+
+
+def map_groups(
+    call: Callable[..., Any],
+    item_codes: Int[np.ndarray, "I L"],
+    histories: Int[np.ndarray, "Q N"],
+    codes: Int[np.ndarray, "Q G M L"],
+    mask: Bool[np.ndarray, "Q G M"],
+    *,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> Any:
+    """Calls a compiled function batch by batch on the groups of a data set.
+
+    Args:
+      call: of history codes [P, N, L], history mask [P, N], codes [P, G, M, L] and mask [P, G, M];
+        returns an array, or a tree of arrays, of leading dimension P.
+      item_codes: semantic ID of every item of the catalogue.
+      histories: items in time order, the last column the most recent, -1 where there is none.
+      codes: responses; padding has code 0.
+      mask: True where a response has an item.
+      batch_size: groups per call, at most; a multiple of the mesh's batch shards.
+      mesh: device mesh to split groups over, or None.
+
+    Returns:
+      The results in order, as NumPy arrays; None where there is no group.
+
+    Raises:
+      ConfigError: the batch does not split over the mesh.
+    """
     num_groups = len(histories)
     batch_size = batch_rows(num_groups, batch_size, mesh)
     if mesh is not None:
@@ -159,9 +196,15 @@ def group_log_probs(
             _pad_rows(mask[rows], missing, False),
         )
         inputs = jax.device_put(inputs, None if mesh is None else batch_sharding(mesh))
-        log_probs_PGML = _jitted_log_probs(config, params, *inputs, mesh=mesh)
-        found.append(np.asarray(jax.device_get(log_probs_PGML))[: batch_size - missing])
-    return np.concatenate(found) if found else np.zeros(codes.shape, np.float32)
+        found.append(_first_rows(jax.device_get(call(*inputs)), batch_size - missing))
+    if not found:
+        return None
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _first_rows(tree: Any, number: int) -> Any:
+    """The tree with so many rows of every array."""
+    return jax.tree.map(lambda array: array[:number], tree)
 
 
 def _pad_rows(array: np.ndarray, missing: int, value: int | bool) -> np.ndarray:

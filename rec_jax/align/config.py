@@ -9,6 +9,7 @@ import enum
 from core_jax.errors import ConfigError
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig
+from rec_jax.align.contrast_config import ContrastConfig
 from rec_jax.align.methods import MethodConfig
 from rec_jax.align.tuned import DEFAULT_WEIGHT
 from rec_jax.data.augment import AugmentConfig
@@ -101,6 +102,8 @@ class AlignConfig:
     """The candidates of a round."""
     groups: GroupsConfig = GroupsConfig()
     """Chosen and rejected."""
+    contrast: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
+    """Weights of the rejected codes, for the method contrastive; others do not read it."""
     batch_size: int
     """Samples per step, over all devices."""
     num_microbatches: int = 1

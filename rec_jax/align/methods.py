@@ -25,7 +25,11 @@ from core_jax.preference_policy import check_clip, ecpo, ecpo_ratio, gbpo, gbpo_
 
 
 class Method(enum.Enum):
-    """Which preference loss. "conservative" is DPO with smoothed labels (cDPO in Table 1)."""
+    """Which preference loss.
+
+    "conservative" is DPO with smoothed labels (cDPO in Table 1), "contrastive" DPO with token
+    weights (cDPO of arXiv:2411.19943).
+    """
 
     DPO = "dpo"
     IPO = "ipo"
@@ -40,6 +44,7 @@ class Method(enum.Enum):
     DPOP = "dpop"
     ECPO = "ecpo"
     GBPO = "gbpo"
+    CONTRASTIVE = "contrastive"
 
 
 class RatioUnit(enum.Enum):
@@ -64,6 +69,7 @@ DEFAULT_BETA = {
     Method.HINGE: 0.1,  # as DPO
     Method.RPO: 0.1,  # paper
     Method.DPOP: 0.3,  # paper
+    Method.CONTRASTIVE: 0.1,  # the authors' code, and as DPO (their paper: 1)
 }
 """Inverse temperature of each method where the configuration names none."""
 
@@ -125,6 +131,11 @@ def uses_negatives(method: Method) -> bool:
     return method is Method.SDPO
 
 
+def uses_token_weights(method: Method) -> bool:
+    """Whether the loss weighs every code, with weights that are part of the data."""
+    return method is Method.CONTRASTIVE
+
+
 def check_group_size(method: Method, num_responses: int) -> None:
     """Raises ConfigError unless groups of `num_responses` fit the method."""
     takes_any = uses_advantages(method) or uses_negatives(method)
@@ -162,6 +173,7 @@ def group_losses(
     advantages: Float[Array, "P G"],
     *,
     where: Bool[Array, "P G M"],
+    weights: Float[Array, "P G M L"] | None = None,
 ) -> Float[Array, " P"]:
     """The method's loss of each group.
 
@@ -172,12 +184,13 @@ def group_losses(
       advantages: of each response; ecpo and gbpo alone read it.
       where: True where a response has an item. What masked places hold reaches neither value nor
         gradient.
+      weights: of every code; contrastive alone reads it, and needs it.
 
     Returns:
       Losses, float32. What groups get that do not take part (`takes_part`) is a finite constant.
 
     Raises:
-      ConfigError: the groups do not fit the method.
+      ConfigError: the groups do not fit the method, or its token weights are missing.
     """
     check_group_size(config.method, log_probs.shape[1])
     where_PGML = jnp.broadcast_to(where[..., None], log_probs.shape)
@@ -209,8 +222,27 @@ def group_losses(
             beta=config.effective_beta,
             nll_weight=config.nll_weight,
         )
+    if uses_token_weights(config.method):
+        weights_PGT = _checked_weights(config.method, weights).reshape(flat)
+        return preference_pairs.dpo(
+            chosen_PT,
+            rejected_PT,
+            where=pair,
+            beta=config.effective_beta,
+            weights=(weights_PGT[:, 0], weights_PGT[:, 1]),
+        )
     losses = _LIKELIHOOD_LOSSES | _RATIO_LOSSES
     return losses[config.method](config, chosen_PT, rejected_PT, pair)
+
+
+def _checked_weights(method: Method, weights: Array | None) -> Array:
+    """The weights; a method that needs them raises a ConfigError where there are none."""
+    if weights is None:
+        raise ConfigError(
+            f"method {method.value} weighs every code, but the batch has no weights; give those of "
+            "the round's stage of scores, or choose dpo, which weighs all codes alike"
+        )
+    return weights
 
 
 def policy_metrics(

@@ -22,6 +22,7 @@ from rec_jax.align.methods import (
     policy_metrics,
     takes_part,
     uses_advantages,
+    uses_token_weights,
 )
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
@@ -69,10 +70,11 @@ def align_loss(
       the groups over the samples; `response_share`, the responses that exist over those of real
       groups. With advantages, responses above 0 count as chosen and those below as rejected;
       besides, `flat_groups`, the real groups whose advantages are all 0, which teach nothing, and
-      `policy_ratio` and `bounded_share` of `policy_metrics`.
+      `policy_ratio` and `bounded_share` of `policy_metrics`. With token weights,
+      `rejected_weight`, the mean weight of a rejected code.
 
     Raises:
-      ConfigError: the groups do not fit the method.
+      ConfigError: the groups do not fit the method, or its token weights are missing.
     """
     check_group_size(method.method, batch.response_mask.shape[1])
     where_PGM = batch.response_mask & batch.has_pair[:, None, None]
@@ -83,7 +85,12 @@ def align_loss(
     )
     is_real_P = takes_part(method.method, where_PGM, batch.has_pair)
     losses_P = group_losses(
-        method, scored.responses, batch.reference_log_probs, batch.advantages, where=where_PGM
+        method,
+        scored.responses,
+        batch.reference_log_probs,
+        batch.advantages,
+        where=where_PGM,
+        weights=batch.weights,
     )
     preference = jnp.sum(jnp.where(is_real_P, losses_P, 0.0))
     metrics |= {"ntp_loss": loss, **expert_metrics(aux)}
@@ -193,6 +200,9 @@ def _preference_metrics(
         metrics |= policy_metrics(
             method, log_probs, batch.reference_log_probs, batch.advantages, where=where_PGM
         )
+    if uses_token_weights(method.method):
+        is_rejected_PGML = where_PGML & is_rejected_PG[..., None, None]
+        metrics["rejected_weight"] = _mean(batch.weights, is_rejected_PGML)
     return jax.lax.stop_gradient(metrics)
 
 

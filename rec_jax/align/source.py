@@ -39,6 +39,8 @@ class Preferences:
     """Float32 [Q, G, M, L]: under the frozen model that the round starts from."""
     advantages: np.ndarray
     """Float32 [Q, G]: of each response; read by group losses alone."""
+    weights: np.ndarray | None = None
+    """Float32 [Q, G, M, L]: of every code, where the method weighs codes."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -92,8 +94,8 @@ class BundleSource:
     """Random access to the bundles of one epoch over the preferences.
 
     A record is {"history": Int32 [Z, N], "target": Int32 [Z, M], "has_pair": Bool [],
-    "codes" ..., "mask" ..., "reference_log_probs" ..., "advantages" ...}. Only the first sample is
-    in it yet: `fill` draws the others.
+    "codes" ..., "mask" ..., "reference_log_probs" ..., "advantages" ...}, with "weights" where the
+    preferences have them. Only the first sample is in it yet: `fill` draws the others.
     """
 
     def __init__(self, sessions: SessionSource, preferences: Preferences, slots: Slots):
@@ -114,7 +116,9 @@ class BundleSource:
         group = index if has_pair else 0
         first = self._sessions[int(self._preferences.examples[group])]
         samples = self._slots.samples
-        return {
+        weights = self._preferences.weights
+        weighted = {} if weights is None else {"weights": weights[group]}
+        return weighted | {
             "history": np.repeat(first["history"][None], samples, axis=0),
             "target": np.repeat(first["target"][None], samples, axis=0),
             "has_pair": np.array(has_pair),
@@ -171,6 +175,7 @@ def bundles_to_batch(
             has_pair=batch["has_pair"],
             reference_log_probs=batch["reference_log_probs"],
             advantages=batch["advantages"],
+            weights=batch.get("weights"),
         )
 
     return transform

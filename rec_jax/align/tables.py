@@ -3,7 +3,7 @@
 Dimension key: none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rec_jax.align.summary import PolicySummary
 from rec_jax.data.simulator.facts import normalised_value
@@ -17,9 +17,22 @@ TRUTH_NOTE = (
 
 
 def policy_table(
-    summaries: Sequence[PolicySummary], *, baseline: str, list_length: int, confidence: float
+    summaries: Sequence[PolicySummary],
+    *,
+    baseline: str,
+    list_length: int,
+    confidence: float,
+    steps: Mapping[str, int] | None = None,
 ) -> Table:
-    """The main table: what the most probable session is worth to the truth and to both judges."""
+    """The main table: what the most probable session is worth to the truth and to both judges.
+
+    Args:
+      summaries: the policies, in order.
+      baseline: name of the policy that gains are measured from.
+      list_length: k of Recall@k and NDCG@k.
+      confidence: probability mass of the intervals.
+      steps: training steps after the pre-training by policy, a column of its own; or None.
+    """
     has_truth = any("truth" in summary.measures for summary in summaries)
     by_name = {summary.name: summary for summary in summaries}
     header = ["policy"]
@@ -27,6 +40,7 @@ def policy_table(
         header += ["true watch time, s", f"gain over {baseline}", "0 popularity, 1 oracle"]
     header += ["reward model", "held-out judge"]
     header += [f"Recall@{list_length}", f"NDCG@{list_length}", "diversity", "legal codes"]
+    header += [] if steps is None else ["steps"]
     rows = []
     for summary in summaries:
         cells = [summary.name]
@@ -38,6 +52,8 @@ def policy_table(
             ]
         cells += [_mean(summary, name) for name in ("reward", "judge")]
         cells += [_mean(summary, name) for name in ("recall", "ndcg", "diversity", "legality")]
+        if steps is not None:
+            cells.append(str(steps.get(summary.name, ABSENT)))
         rows.append(tuple(cells))
     note = (
         f"The most probable session of each user; intervals are {confidence:.0%} bootstrap over "
@@ -48,6 +64,11 @@ def policy_table(
         "Judges give standard deviations above the average delivered session; the reward model "
         "chose the pairs, the held-out judge did not. Legal codes: share without the constraint."
     )
+    if steps is not None:
+        note += (
+            " Steps: of training after the pre-training, those of positive and negative models "
+            "included."
+        )
     return Table(title="Policies", note=note, header=tuple(header), rows=tuple(rows))
 
 

@@ -3,6 +3,7 @@
 Dimension key: none.
 """
 
+from core_jax.token_weights import WeightControl
 from rec_jax.align.methods import Method
 
 TITLES = {
@@ -19,8 +20,18 @@ TITLES = {
     Method.DPOP: "DPOP",
     Method.ECPO: "ECPO",
     Method.GBPO: "GBPO",
+    Method.CONTRASTIVE: "contrastive cDPO",
 }
-"""Names of the methods in tables. Conservative DPO is what the paper's Table 1 calls cDPO."""
+"""Names of the methods in tables. Conservative DPO is what the paper's Table 1 calls cDPO;
+contrastive cDPO is that of arXiv:2411.19943."""
+
+CONTROL_TITLES = {
+    WeightControl.UNIFORM: "uniform weights",
+    WeightControl.SHUFFLED: "shuffled weights",
+    WeightControl.CONSTANT: "constant weight",
+    WeightControl.RANDOM: "random weights",
+}
+"""Names of the controls of contrastive cDPO in tables."""
 
 DEFAULT_WEIGHT = {
     Method.DPO: 30.0,
@@ -36,6 +47,7 @@ DEFAULT_WEIGHT = {
     Method.DPOP: 30.0,
     Method.ECPO: 100.0,
     Method.GBPO: 10.0,
+    Method.CONTRASTIVE: 30.0,
 }
 """lambda of each method where the configuration names none. The losses' slopes at the reference
 differ by two orders of magnitude (IPO: 1 / tau; DPO: beta / 2), so no value fits all."""

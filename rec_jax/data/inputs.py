@@ -3,7 +3,7 @@
 Dimension key: B examples of a batch, N history items, M session items, L code levels, I items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class SessionSource:
 
 def batch_to_codes(
     codes: Int[np.ndarray, "I L"],
-) -> Callable[[dict[str, np.ndarray]], SessionBatch]:
+) -> Callable[[Mapping[str, np.ndarray]], SessionBatch]:
     """Returns the map from a batch of item indices to a batch of semantic IDs (NumPy, on the host).
 
     Args:
@@ -79,7 +79,7 @@ def batch_to_codes(
     # The row behind the last item is padding: index -1 reads it.
     padded_codes = np.concatenate([codes, np.zeros_like(codes[:1])]).astype(np.int32)
 
-    def transform(batch: dict[str, np.ndarray]) -> SessionBatch:
+    def transform(batch: Mapping[str, np.ndarray]) -> SessionBatch:
         history_BN, target_BM = batch["history"], batch["target"]
         return SessionBatch(
             history_codes=padded_codes[history_BN],

@@ -8,7 +8,8 @@ children of a node (one range), the leaves below a node (one range), and how man
 sorted list lie below a node (a difference of two ranks).
 
 Dimension key: I items, L code levels, E edges into the next level, V leaves, C codes of the first
-level, B any lead shape.
+level (of any level in `legal_codes`), B any lead shape, R its places in a row, W widest branching
+of a level.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.arrays import Array, Int, PyTree
+from core_jax.arrays import Array, Bool, Int, PyTree
 from core_jax.errors import DataError
 from rec_jax.semantic_ids.item_index import ItemIndex
 
@@ -149,8 +150,44 @@ def find_leaves(index: PrefixIndex, codes: Int[Array, "*B L"]) -> Int[Array, "*B
     Returns:
       Leaf numbers, int32.
     """
+    nodes, found = _walk(index, codes)[-1]
+    return jnp.where(found, nodes, -1)
+
+
+def legal_codes(index: PrefixIndex, codes: Int[Array, "*B L"]) -> tuple[Bool[Array, "*B _"], ...]:
+    """Which codes the catalogue allows in the place of each code, given those before it.
+
+    Args:
+      index: the prefix tree.
+      codes: semantic IDs, also illegal ones.
+
+    Returns:
+      Per level [*B, C]: True at the codes with which some semantic ID goes on after the codes of
+      the levels before; none where there is no such prefix.
+    """
+    legal = []
+    for level, (nodes, found) in enumerate(_walk(index, codes)[:-1]):
+        num_codes, width = index.level_sizes[level], index.max_branching[level]
+        rows_R, found_R = nodes.reshape(-1), found.reshape(-1)
+        starts_R, ends_R = index.starts[level][rows_R], index.starts[level][rows_R + 1]
+        edges_RW = starts_R[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
+        is_child_RW = found_R[:, None] & (edges_RW < ends_R[:, None])
+        child_RW = index.codes[level].at[edges_RW].get(mode="clip")
+        child_RW = jnp.where(is_child_RW, child_RW, num_codes)
+        row_R1 = jnp.arange(rows_R.shape[0])[:, None]
+        is_legal_RC = jnp.zeros((rows_R.shape[0], num_codes), bool)
+        is_legal_RC = is_legal_RC.at[row_R1, child_RW].set(True, mode="drop")
+        legal.append(is_legal_RC.reshape(*nodes.shape, num_codes))
+    return tuple(legal)
+
+
+def _walk(
+    index: PrefixIndex, codes: Int[Array, "*B L"]
+) -> list[tuple[Int[Array, "*B"], Bool[Array, "*B"]]]:
+    """Per level 0..L, the node of the codes before it, and whether there is one."""
     nodes = jnp.zeros(codes.shape[:-1], jnp.int32)
     found = jnp.ones(codes.shape[:-1], bool)
+    steps = [(nodes, found)]
     for level in range(index.num_levels):
         wanted = codes[..., level]
         edge_codes_E = index.codes[level]
@@ -163,7 +200,8 @@ def find_leaves(index: PrefixIndex, codes: Int[Array, "*B L"]) -> Int[Array, "*B
             low, high = jnp.where(is_left, middle + 1, low), jnp.where(is_left, high, middle)
         found &= (low < end) & (edge_codes_E.at[low].get(mode="clip") == wanted)
         nodes = jnp.minimum(low, edge_codes_E.shape[0] - 1)
-    return jnp.where(found, nodes, -1)
+        steps.append((nodes, found))
+    return steps
 
 
 def _on_device(arrays: list[np.ndarray]) -> tuple[Array, ...]:

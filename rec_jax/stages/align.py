@@ -26,6 +26,7 @@ from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import read_done, run_stage
 from core_jax.train_state import TrainState, init_state
 from core_jax.train_step import make_train_step
+from rec_jax.align.methods import uses_token_weights
 from rec_jax.align.objective import align_loss
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.source import BundleSource, bundles_to_batch, fill, plan_slots
@@ -33,7 +34,7 @@ from rec_jax.data.inputs import SessionSource
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.shardings import RULES
-from rec_jax.stages import generators, groups, prepare, tokenize
+from rec_jax.stages import contrast, generators, groups, prepare, tokenize
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,9 +57,15 @@ def _parts(folders: Folders, config: AlignRunConfig, number: int) -> dict[str, A
     """What the result of a round's training depends on."""
     weight = {"preference_weight": config.align.effective_weight}
     align = to_dict(config.align) | weight
-    for name in ("num_rounds", "candidates", "groups"):
+    for name in ("num_rounds", "candidates", "groups", "contrast"):
         del align[name]
-    return {
+    contrasted = {}
+    if uses_token_weights(config.align.method.method):
+        contrasted = {
+            "scores": read_done(folders.run, contrast.stage_name(number))["fingerprint"],
+            "weights": config.align.contrast.weights,
+        }
+    return contrasted | {
         "align": align,
         "seed": config.seed,
         "start": generators.model_fingerprint(folders, number - 1),
@@ -115,7 +122,7 @@ def _pipeline(
     settings = config.align
     _, data = prepare.load(folders.base)
     index = tokenize.load(folders.base)
-    preferences = groups.load(folders, number)
+    preferences = contrast.weighted(folders, config, number, groups.load(folders, number))
     sessions = SessionSource(data, "train", model.history_items, model.session_items)
     shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     slots = plan_slots(

@@ -52,7 +52,8 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
         )
         index = tokenize.load(folders.base)
         preferences = _preferences(folders, config, data, index, found, groups, number)
-        write_arrays(folder / "preferences.npz", vars(preferences))
+        kept = {name: value for name, value in vars(preferences).items() if value is not None}
+        write_arrays(folder / "preferences.npz", kept)
         facts = groups.counts | _gaps(found, groups)
         _LOGGER.info(
             "round %d: %s", number, ", ".join(f"{name} {value}" for name, value in facts.items())

@@ -13,6 +13,7 @@ import pytest
 from core_jax.loop import LoopConfig
 from core_jax.mesh import MeshConfig, make_mesh
 from launch import runtime
+from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.run_config import Folders
 from rec_jax.stages import align_evaluate, generators, groups
 from tests.end_to_end.processes import output, started
@@ -27,11 +28,17 @@ SECONDS = 600.0
 """Longest wait for anything."""
 
 
-def _open(folder: pathlib.Path) -> pathlib.Path:
+def _open(folder: pathlib.Path, method: Method) -> pathlib.Path:
     """A run folder with its config: on one device, with long enough rounds to be cut in them."""
     config = shrunk_alignment(folder, mesh=MeshConfig())
     loop = LoopConfig(num_steps=240, log_every=20, checkpoint_every=40)
-    align = dataclasses.replace(config.align, loop=loop, preference_ratio=0.05)
+    align = dataclasses.replace(
+        config.align,
+        method=MethodConfig(method=method),
+        contrast=dataclasses.replace(config.align.contrast, loop=loop),
+        loop=loop,
+        preference_ratio=0.05,
+    )
     return runtime.open_run(dataclasses.replace(config, align=align))
 
 
@@ -79,17 +86,18 @@ def _kill_until_done(
         cut.append(next(iter(begun), "between stages"))
 
 
-def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("method", [Method.DPO, Method.CONTRASTIVE])
+def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(method, tmp_path):
     """As many runs as it takes for 20 kills; every one of them ends as the unbroken run."""
     cache = tmp_path / "cache"
-    _finish(_open(tmp_path / "warm"), cache)
-    unbroken = _open(tmp_path / "unbroken")
+    _finish(_open(tmp_path / "warm", method), cache)
+    unbroken = _open(tmp_path / "unbroken", method)
     whole = _finish(unbroken, cache)
     expected = _results(unbroken)
     draw = random.Random(SEED)
     cut: list[str] = []
     while len(cut) < NUM_KILLS:
-        run = _open(tmp_path / f"killed_{len(cut)}")
+        run = _open(tmp_path / f"killed_{len(cut)}", method)
         cut += _kill_until_done(run, cache, whole, draw)
         for one, two in zip(_results(run), expected, strict=True):
             np.testing.assert_array_equal(one, two)

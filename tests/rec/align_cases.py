@@ -95,4 +95,5 @@ def batch(
         has_pair=jnp.asarray(~np.isin(np.arange(num_groups), empty)),
         reference_log_probs=log_probs,
         advantages=jnp.asarray(rng.normal(size=(num_groups, num_responses)), jnp.float32),
+        weights=jnp.asarray(rng.uniform(size=responses.shape), jnp.float32),
     )

@@ -23,9 +23,12 @@ from rec_jax.align.methods import (
     takes_part,
     uses_advantages,
     uses_negatives,
+    uses_token_weights,
 )
 
 P, M, L = 5, 2, 3
+WEIGHTS = jnp.asarray(np.random.default_rng(7).uniform(size=(P, 2, M, L)), jnp.float32)
+"""Of the codes of a pair, for the method that weighs them."""
 ADVANTAGE = [method for method in Method if uses_advantages(method)]
 PAIRS = [method for method in Method if not (uses_advantages(method) or uses_negatives(method))]
 
@@ -51,7 +54,8 @@ def inputs(num_responses, seed=0):
 
 def losses(config, inputs):
     *arrays, where = inputs
-    return group_losses(config, *arrays, where=where)
+    weights = WEIGHTS if uses_token_weights(config.method) else None
+    return group_losses(config, *arrays, where=where, weights=weights)
 
 
 def expected(config, inputs):
@@ -65,6 +69,8 @@ def expected(config, inputs):
     w, h = delta[:, 0], delta[:, 0] - delta[:, 1]
     keep, swap = np.logaddexp(0, -beta * h), np.logaddexp(0, beta * h)
     nll = -sums[:, 0] / counts[:, 0]
+    weighted = ratio[:, :2] * np.asarray(WEIGHTS, np.float64)
+    weighed = weighted[:, 0].sum((1, 2)) - weighted[:, 1].sum((1, 2))
     means, policy_means = delta / counts, sums / counts
     item = np.exp(ratio.sum(3)), np.exp(policy.sum(3)), np.exp(policy.sum(3) - ratio.sum(3))
     return {
@@ -85,6 +91,7 @@ def expected(config, inputs):
         Method.SDPO: lambda: np.log1p(np.exp(beta * (delta[:, 1:] - delta[:, :1])).sum(1)),
         Method.ECPO: lambda: _mean_of_items(_ecpo(config, *item, advantages), where),
         Method.GBPO: lambda: _mean_of_items(_gbpo(*item, advantages), where),
+        Method.CONTRASTIVE: lambda: np.logaddexp(0, -beta * weighed),
     }[config.method]()
 
 
@@ -182,6 +189,31 @@ def test_sdpo_with_one_rejected_is_dpo():
     np.testing.assert_allclose(
         losses(config(Method.SDPO), values), losses(config(Method.DPO), values), rtol=1e-5
     )
+
+
+def test_a_code_is_pushed_as_hard_as_it_weighs():
+    """d loss / d log pi = -beta sigma(-beta h) (w of the chosen, -w of the rejected)."""
+    *arrays, where = inputs(2)
+    settings = config(Method.CONTRASTIVE)
+
+    def total(log_probs):
+        return jnp.sum(group_losses(settings, log_probs, *arrays[1:], where=where, weights=WEIGHTS))
+
+    ratio = np.where(where[..., None], arrays[0] - arrays[1], 0.0)
+    sums = (ratio * WEIGHTS).sum((2, 3))
+    slope = 0.7 / (1 + np.exp(0.7 * (sums[:, 0] - sums[:, 1])))
+    sign = np.asarray([-1.0, 1.0])[None, :, None, None]
+    expected = slope[:, None, None, None] * sign * WEIGHTS * np.asarray(where)[..., None]
+    np.testing.assert_allclose(jax.grad(total)(arrays[0]), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_uniform_weights_are_dpo_and_missing_ones_are_an_error():
+    *arrays, where = inputs(2)
+    settings = config(Method.CONTRASTIVE)
+    uniform = group_losses(settings, *arrays, where=where, weights=jnp.ones_like(WEIGHTS))
+    np.testing.assert_array_equal(uniform, losses(config(Method.DPO), inputs(2)))
+    with pytest.raises(ConfigError, match=r"contrastive weighs every code.* no weights.* dpo"):
+        group_losses(settings, *arrays, where=where)
 
 
 @pytest.mark.parametrize("method", ADVANTAGE)

@@ -114,6 +114,68 @@ def test_where_policy_and_reference_agree_dpo_is_log_2_with_the_gradient_of_the_
     assert_close(grads, expected)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_weights_of_the_codes_reach_the_gradient(samples):
+    """At policy = reference a pair adds -(beta/2) sum_t (a_t grad log w_t - b_t grad log l_t) / n.
+
+    Linear in the weights, whatever they are: the chosen side has some here too.
+    """
+    codes_per_group = samples * CONFIG.session_items * CONFIG.num_levels
+    weight, method = 7.0, MethodConfig(method=Method.CONTRASTIVE)
+    preferences = batch(3, samples, reference=params(), ragged=True)
+    loss, metrics, grads = compiled(method, weight)(params(), preferences)
+    ntp, ntp_grads = next_token(params(), flat(preferences))
+    num_codes = float(flat(preferences).target_mask.sum()) * CONFIG.num_levels
+    assert metrics["preference_loss"] == pytest.approx(np.log(2), rel=1e-5)
+    mask_PGML = jnp.broadcast_to(
+        preferences.response_mask[..., None], preferences.response_codes.shape
+    )
+    rejected = np.asarray(preferences.weights)[:, 1][np.asarray(mask_PGML)[:, 1]]
+    assert metrics["rejected_weight"] == pytest.approx(rejected.mean(), rel=1e-5)
+
+    @jax.jit
+    @jax.grad
+    def grad_of_weighted(params):
+        context = jax.tree.map(lambda leaf: leaf[:, 0], preferences.sessions)
+        log_probs = response_log_probs(
+            CONFIG,
+            params,
+            context.history_codes,
+            context.history_mask,
+            preferences.response_codes,
+            preferences.response_mask,
+        )
+        sums_PG = jnp.sum(jnp.where(mask_PGML, preferences.weights * log_probs, 0.0), axis=(2, 3))
+        return jnp.sum(sums_PG[:, 0] - sums_PG[:, 1])
+
+    expected = jax.tree.map(
+        lambda one, other: one - weight / num_codes * method.effective_beta / 2 * other,
+        ntp_grads,
+        grad_of_weighted(params()),
+    )
+    assert_close(grads, expected)
+    assert loss == pytest.approx(float(ntp) + 3 * weight * np.log(2) / num_codes, rel=1e-5)
+    assert num_codes <= 3 * codes_per_group
+
+
+def test_a_code_of_weight_0_is_not_pushed():
+    """With all rejected weights 0 the rejected session may be any other: same loss and gradient."""
+    method = MethodConfig(method=Method.CONTRASTIVE)
+    preferences = batch(3, 2)
+    preferences = dataclasses.replace(preferences, weights=preferences.weights.at[:, 1].set(0.0))
+    other = dataclasses.replace(
+        preferences,
+        reference_log_probs=preferences.reference_log_probs.at[:, 1].add(-1.5),
+    )
+    _, metrics, grads = compiled(method)(params(), preferences)
+    _, others, other_grads = compiled(method)(params(), other)
+    assert metrics["preference_loss"] == others["preference_loss"]
+    assert metrics["rejected_weight"] == 0.0
+    assert_close(grads, other_grads, tolerance=1e-6)
+    plain, plain_others = (compiled()(params(), one)[1] for one in (preferences, other))
+    assert abs(plain["preference_loss"] - plain_others["preference_loss"]) > 1e-3
+
+
 def test_a_response_has_the_log_probability_of_a_logged_session():
     """Of the same codes after the same history: code by code what `apply` says of targets."""
     rng = np.random.default_rng(1)

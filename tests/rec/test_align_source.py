@@ -42,7 +42,7 @@ def sessions() -> SessionSource:
     return SessionSource(data, "train", N, M)
 
 
-def preferences() -> Preferences:
+def preferences(*, weighted: bool = False) -> Preferences:
     """Groups that carry their own number."""
     number = np.arange(Q)
     return Preferences(
@@ -53,6 +53,9 @@ def preferences() -> Preferences:
             np.float32
         ),
         advantages=np.zeros((Q, G), np.float32),
+        weights=np.full((Q, G, M, L), number[:, None, None, None] / 8, np.float32)
+        if weighted
+        else None,
     )
 
 
@@ -100,11 +103,12 @@ def test_the_context_stays_and_the_others_are_drawn(sessions):
     assert (source[0]["history"] == source[0]["history"][0]).all(), "fill changed its input"
 
 
-def test_batches_keep_each_group_with_its_context(sessions):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_keep_each_group_with_its_context(sessions, weighted):
     codes = np.random.default_rng(0).integers(0, 9, (11 * 17, L)).astype(np.int32)
     slots = plan_slots(12, 0.25)
     pipeline = make_pipeline(
-        BundleSource(sessions, preferences(), slots),
+        BundleSource(sessions, preferences(weighted=weighted), slots),
         batch_size=slots.per_batch,
         seed=0,
         random_map=functools.partial(fill, sessions, AugmentConfig()),
@@ -122,3 +126,5 @@ def test_batches_keep_each_group_with_its_context(sessions):
                 batch.sessions.history_codes[place, 0], padded[example["history"]]
             )
             assert (batch.reference_log_probs[place] == -number).all()
+            assert not weighted or (batch.weights[place] == number / 8).all()
+        assert weighted or batch.weights is None

@@ -13,7 +13,7 @@ from rec_jax.semantic_ids.constraint import (
     legal_children,
 )
 from rec_jax.semantic_ids.item_index import ItemIndex
-from rec_jax.semantic_ids.prefix_index import build_prefix_index, find_leaves
+from rec_jax.semantic_ids.prefix_index import build_prefix_index, find_leaves, legal_codes
 
 SIZES = (5, 3, 7)
 
@@ -69,6 +69,21 @@ def test_items_of_a_leaf_are_ordered_by_popularity():
     np.testing.assert_array_equal(index.item_starts, [0, 2, 5])
     np.testing.assert_array_equal(index.items, [4, 1, 2, 0, 3])
     np.testing.assert_array_equal(index.leaf_of_item, [1, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(("seed", "num_items"), [(1, 13), (3, 211), (5, 1)])
+def test_legal_codes_are_those_with_which_an_item_goes_on(seed, num_items):
+    """After every prefix, also of codes that no item begins with: there nothing is legal."""
+    codes = random_codes(seed, num_items)
+    everything = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), -1)
+    found = jax.jit(legal_codes)(make_index(codes), jnp.asarray(everything, jnp.int32))
+    leaves = {tuple(map(int, row)) for row in codes}
+    for level, size in enumerate(SIZES):
+        prefixes = {leaf[: level + 1] for leaf in leaves}
+        assert found[level].shape == (*SIZES, size)
+        for place in np.ndindex(*SIZES):
+            expected = [(*place[:level], code) in prefixes for code in range(size)]
+            assert np.asarray(found[level][place]).tolist() == expected
 
 
 def test_find_leaves_finds_all_and_only_the_catalogue():

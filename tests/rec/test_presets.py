@@ -13,7 +13,7 @@ from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.sharding import match_rules
 from rec_jax.align.run_config import AlignRunConfig
 from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
-from rec_jax.alignment_table import AlignmentTableConfig
+from rec_jax.alignment_cells import AlignmentTableConfig
 from rec_jax.config import PipelineConfig
 from rec_jax.model import onerec
 from rec_jax.model.embeddings import num_parameters
@@ -107,13 +107,18 @@ def test_a_table_preset_survives_json(name):
 
 
 def test_the_table_has_the_papers_methods_and_its_successors():
-    """Table 1 of the paper, and ECPO and GBPO of the two reports after it; IPA is DPO in rounds."""
+    """Table 1 of the paper, ECPO and GBPO of the two reports after it, and contrastive cDPO.
+
+    IPA is DPO in rounds, and DPO the control of uniform weights.
+    """
     config = TABLE_PRESETS["demo"]()
     values = {method.value for method in config.methods}
     assert values == {
         *("dpo", "ipo", "conservative", "rdpo", "cpo", "simpo", "sdpo"),
-        *("ecpo", "gbpo"),
+        *("ecpo", "gbpo", "contrastive"),
     }
+    controls = {control.value for control in config.weight_controls}
+    assert controls == {"shuffled", "constant"}
     assert config.template.align.num_rounds > 1 and len(config.seeds) >= 3
     assert config.template.evaluate.num_users == 500
     assert config.template.evaluate.num_beams == 32
