@@ -142,7 +142,7 @@ def _take_preset(job: Job, rest: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _in_full(word: str, job: Job) -> str:
-    """A short flag as the flag that it stands for, with what is attached; other words as they are."""
+    """A short flag as the one that it stands for; other words as they are."""
     flag, equals, value = word.partition("=")
     return job.short_flags.get(flag, flag) + equals + value
 

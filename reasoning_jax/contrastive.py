@@ -45,7 +45,7 @@ def run_pipeline(config: PipelineConfig) -> None:
         report = stage_folder(folder / "critical", "estimate") / "estimate.md"
         print(f"\n{report.read_text(encoding='utf-8')}")
     beta = config.scoring.betas[0]
-    page = run_view(ViewConfig(run_dir=str(folder), limit=config.view_limit, beta=beta))
+    page = run_view(ViewConfig(run=str(folder), limit=config.view_limit, beta=beta))
     print(f"Token by token: {page}")
 
 

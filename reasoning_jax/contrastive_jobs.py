@@ -7,7 +7,12 @@ from core_jax.jobs import Job
 from core_jax.optim import OptimConfig, Schedule
 from reasoning_jax.align.methods import MethodConfig, WeightSource
 from reasoning_jax.align.pair_rows import PairRowsConfig
-from reasoning_jax.align_config import PreferConfig, TemperatureJobConfig, TrainConfig
+from reasoning_jax.align_config import (
+    PipelineConfig,
+    PreferConfig,
+    TemperatureJobConfig,
+    TrainConfig,
+)
 from reasoning_jax.align_presets import ALL_MAPS, PIPELINE_PRESETS
 from reasoning_jax.base_config import BaseConfig
 from reasoning_jax.config import EvaluateConfig
@@ -33,6 +38,11 @@ def run_temperature(config: TemperatureJobConfig) -> None:
     )
     if temperature.run(sampled, config.search):
         print(f"Temperature: {temperature.found_temperature(config.run_dir):g}")
+
+
+def table(config: PipelineConfig) -> None:
+    """The table of methods, without critical tokens and page."""
+    run_table(config)
 
 
 def run_prefer(config: PreferConfig) -> None:
@@ -107,12 +117,12 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
     "reasoning.pipeline": Job(
         run_pipeline,
         PIPELINE_PRESETS,
-        "Contrastive cDPO and its rivals: sample, score, align, test, critical tokens, page.",
+        "Contrastive cDPO and its rivals: samples, scores, table, critical tokens, page.",
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.table": Job(
-        run_table,
+        table,
         PIPELINE_PRESETS,
         "The table of preference methods alone.",
         may_change=_MAY_CHANGE,

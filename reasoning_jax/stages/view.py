@@ -48,10 +48,10 @@ _LOGGER = logging.getLogger(__name__)
 class ViewConfig:
     """Look at the solutions of a contrastive run token by token."""
 
-    run_dir: Annotated[str, tyro.conf.Positional] = "runs/cdpo_tiny/seed0"
+    run: Annotated[str, tyro.conf.Positional] = "runs/cdpo_tiny/seed0"
     """Folder of one seed of the run, with sampling/, contrast/ and perhaps critical/."""
-    page: str = ""
-    """The HTML file to write; by default view/index.html in the run's folder."""
+    run_dir: str = ""
+    """Folder that gets index.html; by default `view` in the run's folder."""
     limit: int = 0
     """Only the first so many problems; 0: all."""
     beta: float = 1.0
@@ -79,7 +79,7 @@ def run_view(config: ViewConfig) -> pathlib.Path:
     Raises:
       DataError: the run has no pairs, or files that do not belong together.
     """
-    page = pathlib.Path(config.page or pathlib.Path(config.run_dir) / "view" / "index.html")
+    page = pathlib.Path(config.run_dir or pathlib.Path(config.run) / "view") / "index.html"
     write_view(page, collect(config))
     _LOGGER.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
     return page
@@ -94,7 +94,7 @@ def collect(config: ViewConfig) -> ViewData:
     Raises:
       DataError: the run has no pairs, or files that do not belong together.
     """
-    root = pathlib.Path(config.run_dir)
+    root = pathlib.Path(config.run)
     sampled = read_done(root / SAMPLING, rollout.NAME)["config"]
     model = from_dict(ModelConfig, sampled["model"])
     asked = from_dict(ProblemsConfig, sampled["problems"])
@@ -236,5 +236,5 @@ def _facts(config: ViewConfig, model: ModelConfig, asked: ProblemsConfig) -> dic
         "Task": f"{asked.task}, {asked.split}",
         "Model": pathlib.Path(model.source).name,
         "Beta": f"{config.beta:g}",
-        "Run": config.run_dir,
+        "Run": config.run,
     }

@@ -181,7 +181,7 @@ def test_numbers_of_other_tokens_are_refused():
 
 
 def test_a_pair_that_no_row_holds_is_refused_or_counted():
-    with pytest.raises(DataError, match="2 of 5 pairs have more tokens than rows.row_length 13"):
+    with pytest.raises(DataError, match=r"2 of 5 pairs have more tokens than rows\.row_length 13"):
         PairRows(make_pairs(), PairRowsConfig(row_length=13))
     rows = PairRows(make_pairs(), PairRowsConfig(row_length=13, overlong=Overlong.DROP))
     assert (rows.report.num_pairs, rows.report.num_overlong) == (3, 2)

@@ -113,7 +113,7 @@ def make_run(root, *, rows=ROWS, scores=True, rollouts=True, task="own"):
         wrong = [one for one in rows if not one.is_correct]
         found = [rollouts_of(one, CRITICAL if one.problem_id == "p2" else None) for one in wrong]
         write_values(root / view.ROLLED_OUT, view.CRITICAL, found)
-    return view.ViewConfig(run_dir=str(root))
+    return view.ViewConfig(run=str(root))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_another_beta_is_another_score(run):
 def test_a_page_is_written_where_it_is_wanted(run, tmp_path):
     path = view.run_view(run)
     assert path.as_posix() == f"{run.run_dir}/view/index.html"
-    other = view.run_view(dataclasses.replace(run, page=str(tmp_path / "a" / "b.html")))
+    other = view.run_view(dataclasses.replace(run, run_dir=str(tmp_path / "a" / "b")))
     assert other.read_bytes() == path.read_bytes()
 
 
