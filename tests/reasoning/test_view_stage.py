@@ -123,7 +123,7 @@ def run(tmp_path_factory):
 
 def test_problems_stand_in_the_order_of_their_pairs_wrong_solutions_first(run):
     data = view.collect(run)
-    pairs = sets.finished_pairs(f"{run.run_dir}/{view.CONTRAST}")
+    pairs = sets.finished_pairs(f"{run.run}/{view.CONTRAST}")
     assert [one.problem_id for one in data.problems] == list(
         dict.fromkeys(pair.problem_id for pair in pairs)
     )
@@ -175,7 +175,7 @@ def test_another_beta_is_another_score(run):
 
 def test_a_page_is_written_where_it_is_wanted(run, tmp_path):
     path = view.run_view(run)
-    assert path.as_posix() == f"{run.run_dir}/view/index.html"
+    assert path.as_posix() == f"{run.run}/view/index.html"
     other = view.run_view(dataclasses.replace(run, run_dir=str(tmp_path / "a" / "b")))
     assert other.read_bytes() == path.read_bytes()
 
@@ -204,7 +204,7 @@ def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
 
     def fresh():
         shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(run.run_dir, root)
+        shutil.copytree(run.run, root)
         return dataclasses.replace(run, run_dir=str(root))
 
     broken = fresh()
