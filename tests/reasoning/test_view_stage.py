@@ -205,7 +205,7 @@ def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
     def fresh():
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(run.run, root)
-        return dataclasses.replace(run, run_dir=str(root))
+        return dataclasses.replace(run, run=str(root))
 
     broken = fresh()
     path = stage_folder(root / view.CONTRAST, "score") / "scores.jsonl"
