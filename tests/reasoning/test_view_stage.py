@@ -230,7 +230,7 @@ def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
         view.collect(broken)
 
     with pytest.raises(DataError, match=r"stage 'rollout' of run .* is not done"):
-        view.collect(dataclasses.replace(run, run_dir=str(tmp_path / "nothing")))
+        view.collect(dataclasses.replace(run, run=str(tmp_path / "nothing")))
 
 
 def step_run(root, change):
