@@ -21,10 +21,8 @@ import numpy as np
 from core_jax.config import from_dict
 from core_jax.mesh import make_mesh
 from launch import runtime
-from rec_jax.align.methods import Method
 from rec_jax.align.policy_metrics import concordance
-from rec_jax.align.tuned import TITLES
-from rec_jax.alignment_cells import AlignmentTableConfig, Cell, table_cells
+from rec_jax.alignment_cells import AlignmentTableConfig, Cell, ContrastRow, table_cells
 from rec_jax.data.simulator.response import NO_ITEM, expected_watch_ms
 from rec_jax.data.simulator.world import item_numbers, sessions_in_world, user_numbers
 from rec_jax.evaluation_tables import Table, interval_text, to_markdown
@@ -47,7 +45,7 @@ def main() -> None:
         cell
         for seed in config.seeds
         for cell in table_cells(config, seed)
-        if cell.name == TITLES[Method.CONTRASTIVE]
+        if cell.name == ContrastRow().name
     ]
     found = [measured(cell) for cell in cells]
     rows = [
