@@ -21,7 +21,7 @@ import jax
 from core_jax.config import fingerprint, to_dict
 from core_jax.token_weights import WeightConfig, WeightControl
 from launch import runtime
-from rec_jax.align.contrast_config import ContrastConfig
+from rec_jax.align.contrast_config import ContrastConfig, WeightScale
 from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.plots import plot_sweep
 from rec_jax.align.run_config import AlignRunConfig, Folders
@@ -72,6 +72,8 @@ def main() -> None:
     parser.add_argument("--method", default="dpo", choices=[method.value for method in Method])
     controls = [control.value for control in WeightControl]
     parser.add_argument("--control", default="none", choices=controls, help="of contrastive's")
+    scales = [scale.value for scale in WeightScale]
+    parser.add_argument("--scale", default="none", choices=scales, help="of contrastive's weights")
     parser.add_argument("--seed", type=int, default=100, help="no seed of the table")
     arguments = parser.parse_args()
     runtime.start()
@@ -80,7 +82,9 @@ def main() -> None:
     config = seeded(demo(), arguments.seed, base)
     method = MethodConfig(method=Method(arguments.method))
     weights = WeightConfig(control=WeightControl(arguments.control))
-    contrast = dataclasses.replace(config.align.contrast, weights=weights)
+    contrast = dataclasses.replace(
+        config.align.contrast, weights=weights, scale=WeightScale(arguments.scale)
+    )
     align = dataclasses.replace(config.align, method=method, contrast=contrast, num_rounds=1)
     config = dataclasses.replace(config, align=align)
     shared = Folders(base=base, shared=base, first=base, run=base)
@@ -91,8 +95,9 @@ def main() -> None:
             found = measure(root, shared, config, setting, value)
             points.setdefault(setting, {})[value] = found
             print(to_text(table(points)), flush=True)
-    name = arguments.method
-    write(points, root, name if arguments.control == "none" else f"{name}_{arguments.control}")
+    said = [arguments.method]
+    said += [what for what in (arguments.control, arguments.scale) if what != "none"]
+    write(points, root, "_".join(said))
 
 
 def varied(config: AlignRunConfig, setting: str, value: float) -> AlignRunConfig:

@@ -11,7 +11,7 @@ from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig, Schedule
 from core_jax.token_weights import WeightControl
 from rec_jax.align.config import AlignConfig, CandidatesConfig, GroupsConfig
-from rec_jax.align.contrast_config import ContrastConfig
+from rec_jax.align.contrast_config import ContrastConfig, WeightScale
 from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
 from rec_jax.alignment_cells import AlignmentTableConfig
@@ -49,6 +49,8 @@ TABLE_METHODS = (
 
 WEIGHT_CONTROLS = (WeightControl.SHUFFLED, WeightControl.CONSTANT)
 """Controls of contrastive cDPO: the same weights on other codes, and their mean on all."""
+WEIGHT_SCALES = (WeightScale.NONE, WeightScale.MEAN_ONE)
+"""The paper's weights, and those that push a rejected session as hard as DPO does."""
 
 
 def demo() -> AlignRunConfig:
@@ -191,6 +193,7 @@ def table_demo() -> AlignmentTableConfig:
         template=demo(),
         methods=TABLE_METHODS,
         weight_controls=WEIGHT_CONTROLS,
+        weight_scales=WEIGHT_SCALES,
     )
 
 
@@ -235,6 +238,7 @@ def table_kuairand() -> AlignmentTableConfig:
         ),
         methods=TABLE_METHODS,
         weight_controls=WEIGHT_CONTROLS,
+        weight_scales=WEIGHT_SCALES,
     )
 
 

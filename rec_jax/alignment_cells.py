@@ -15,6 +15,7 @@ import pathlib
 
 from core_jax.errors import ConfigError
 from core_jax.token_weights import WeightControl
+from rec_jax.align.contrast_config import WeightScale
 from rec_jax.align.methods import Method, MethodConfig, uses_token_weights
 from rec_jax.align.run_config import AlignRunConfig, Folders
 from rec_jax.align.tuned import CONTROL_TITLES, TITLES
@@ -40,6 +41,9 @@ class AlignmentTableConfig:
     weight_controls: tuple[WeightControl, ...] = ()
     """Controls of contrastive cDPO, each a row: the same scores, other weights. DPO, which is
     always there, is that of uniform weights."""
+    weight_scales: tuple[WeightScale, ...] = (WeightScale.NONE,)
+    """Scales of contrastive cDPO and its controls, each a row. A constant weight of mean 1, which
+    is DPO, has none."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the simulated world (where there is one), of every training and of the users."""
 
@@ -56,11 +60,37 @@ class AlignmentTableConfig:
             raise ConfigError(
                 "weight_controls has none, which is contrastive cDPO itself; leave it out"
             )
+        if not self.weight_scales:
+            raise ConfigError("weight_scales is empty; give none, mean_one or both")
         if self.template.from_run:
             raise ConfigError(
                 "--template.from names a run, but every seed of a table trains a OneRec of its "
                 "own; leave it empty"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastRow:
+    """Contrastive cDPO, or a control of it: how its weights are made."""
+
+    control: WeightControl = WeightControl.NONE
+    """What is put in the place of the weights."""
+    scale: WeightScale = WeightScale.NONE
+    """What they are scaled to."""
+
+    @property
+    def name(self) -> str:
+        """As in tables."""
+        words = [TITLES[Method.CONTRASTIVE]]
+        words += ["mean 1"] if self.scale is WeightScale.MEAN_ONE else []
+        words += [] if self.control is WeightControl.NONE else [CONTROL_TITLES[self.control]]
+        return ", ".join(words)
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, below that of the seed."""
+        said = [self.scale.value, self.control.value]
+        return "_".join([Method.CONTRASTIVE.value, *(one for one in said if one != "none")])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,17 +137,17 @@ def table_cells(config: AlignmentTableConfig, seed: int) -> list[Cell]:
         method: Method,
         rounds: int,
         steps: int,
-        control: WeightControl = WeightControl.NONE,
+        row: ContrastRow = ContrastRow(),
     ) -> Cell:
         loop = dataclasses.replace(template.align.loop, num_steps=steps)
         contrast = template.align.contrast
-        weights = dataclasses.replace(contrast.weights, control=control)
+        weights = dataclasses.replace(contrast.weights, control=row.control)
         align = dataclasses.replace(
             template.align,
             method=MethodConfig(method=method),
             preference_weight=None,
             num_rounds=rounds,
-            contrast=dataclasses.replace(contrast, weights=weights),
+            contrast=dataclasses.replace(contrast, weights=weights, scale=row.scale),
             loop=loop,
         )
         base, run = os.fspath(root / "base"), os.fspath(root / folder)
@@ -135,19 +165,24 @@ def table_cells(config: AlignmentTableConfig, seed: int) -> list[Cell]:
         for method in config.methods
         if method not in (Method.DPO, Method.CONTRASTIVE)
     ]
-    contrastive = Method.CONTRASTIVE
-    if contrastive in config.methods:
-        cells.append(cell(TITLES[contrastive], "contrastive", contrastive, num_rounds, steps))
-    for control in config.weight_controls:
-        folder = f"contrastive_{control.value}"
-        cells.append(cell(control_name(control), folder, contrastive, num_rounds, steps, control))
+    cells += [
+        cell(row.name, row.folder, Method.CONTRASTIVE, num_rounds, steps, row)
+        for row in contrast_rows(config)
+    ]
     # The control of IPA: as many steps and contexts, all of them with the candidates of M_0.
     return [*cells, cell(LONG, "dpo_long", Method.DPO, 1, num_rounds * steps)]
 
 
-def control_name(control: WeightControl) -> str:
-    """Name of a control of contrastive cDPO."""
-    return f"{TITLES[Method.CONTRASTIVE]}, {CONTROL_TITLES[control]}"
+def contrast_rows(config: AlignmentTableConfig) -> list[ContrastRow]:
+    """Contrastive cDPO of every scale, each followed by its controls; none where it has no row."""
+    if Method.CONTRASTIVE not in config.methods:
+        return []
+    return [
+        ContrastRow(control=control, scale=scale)
+        for scale in config.weight_scales
+        for control in (WeightControl.NONE, *config.weight_controls)
+        if (control, scale) != (WeightControl.CONSTANT, WeightScale.MEAN_ONE)
+    ]
 
 
 def iterated_name(name: str) -> str:

@@ -23,13 +23,12 @@ from rec_jax.align.panel import REFERENCES
 from rec_jax.align.plots import plot_methods
 from rec_jax.align.summary import Measures, PolicySummary, summarise
 from rec_jax.align.tables import best_of_table, concordance_table, head_table, policy_table
-from rec_jax.align.tuned import TITLES
 from rec_jax.alignment import run_base, run_rounds, run_shared
 from rec_jax.alignment_cells import (
     IPA,
     LONG,
     AlignmentTableConfig,
-    control_name,
+    contrast_rows,
     iterated_name,
     table_cells,
     training_steps,
@@ -180,15 +179,16 @@ def _weighing(
     config: AlignmentTableConfig, policies: dict[str, list[Measures]], judges: Sequence[str]
 ) -> list[Table]:
     """Paired differences of contrastive cDPO to the controls of its weights; none without it."""
-    if Method.CONTRASTIVE not in config.methods:
+    pairs = []
+    for scale in config.weight_scales if Method.CONTRASTIVE in config.methods else ():
+        ours, *controls = (row.name for row in contrast_rows(config) if row.scale is scale)
+        others = ("+DPO", f"+{LONG}", *(f"+{control}" for control in controls))
+        pairs += [(f"+{ours}", other) for other in others]
+        if config.template.align.num_rounds > 1:
+            others = (f"+{IPA}", *map(iterated_name, controls))
+            pairs += [(iterated_name(ours), other) for other in others]
+    if not pairs:
         return []
-    name = TITLES[Method.CONTRASTIVE]
-    controls = [control_name(control) for control in config.weight_controls]
-    others = ("+DPO", f"+{LONG}", *(f"+{control}" for control in controls))
-    pairs = [(f"+{name}", other) for other in others]
-    if config.template.align.num_rounds > 1:
-        others = (f"+{IPA}", *(iterated_name(control) for control in controls))
-        pairs += [(iterated_name(name), other) for other in others]
     return [
         _differences(
             config,

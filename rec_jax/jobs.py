@@ -94,7 +94,13 @@ JOBS: dict[str, Job] = {
         run_table,
         TABLE_PRESETS,
         "Every preference method side by side, over several seeds.",
-        may_change=("methods", "weight_controls", "seeds", "template.align.contrast"),
+        may_change=(
+            "methods",
+            "weight_controls",
+            "weight_scales",
+            "seeds",
+            "template.align.contrast",
+        ),
     ),
     "rec.simulate": Job(
         run_simulate,

@@ -27,9 +27,11 @@ from core_jax.arrays import Array, Bool, Float, Int, Key, Params
 from core_jax.contrast import ContrastScores, contrast_scores
 from core_jax.errors import DataError
 from core_jax.mesh import replicated
-from core_jax.token_weights import WeightConfig, token_weights
+from core_jax.preference import weighted_mean
+from core_jax.token_weights import token_weights
 from rec_jax.align.batch import map_groups
 from rec_jax.align.candidates import Candidates
+from rec_jax.align.contrast_config import ContrastConfig, WeightScale
 from rec_jax.align.source import Preferences, Record
 from rec_jax.data.inputs import SessionSource
 from rec_jax.model import onerec
@@ -231,7 +233,7 @@ def group_contrast(
 
 
 def pair_weights(
-    scores: SessionScores, preferences: Preferences, config: WeightConfig, *, key: Key[Array, ""]
+    scores: SessionScores, preferences: Preferences, config: ContrastConfig, *, key: Key[Array, ""]
 ) -> Float[np.ndarray, "Q 2 M L"]:
     """Weights of the codes of pairs: 1 for the chosen session, from the scores for the rejected.
 
@@ -241,7 +243,7 @@ def pair_weights(
     Args:
       scores: of these pairs.
       preferences: the pairs, the chosen session first.
-      config: from scores to weights; a session is what is shuffled or averaged over.
+      config: from scores to weights; a session is what is shuffled, averaged over or scaled.
       key: of controls that draw at random.
 
     Returns:
@@ -255,8 +257,12 @@ def pair_weights(
     mask_QT = mask_Q2ML[:, 1].reshape(len(preferences), -1)
     scores_QT = np.exp(scores.log_scores[:, 1]).reshape(mask_QT.shape)
     weights_QT = token_weights(
-        jnp.asarray(scores_QT), where=jnp.asarray(mask_QT), config=config, key=key
+        jnp.asarray(scores_QT), where=jnp.asarray(mask_QT), config=config.weights, key=key
     )
+    if config.scale is WeightScale.MEAN_ONE:
+        means_Q1 = weighted_mean(weights_QT, where=jnp.asarray(mask_QT))[:, None]
+        # A session that nobody blames keeps its weights of 0.
+        weights_QT = weights_QT / jnp.where(means_Q1 > 0, means_Q1, 1.0)
     weights_Q2ML = mask_Q2ML.astype(np.float32)
     weights_Q2ML[:, 1] = np.asarray(weights_QT).reshape(weights_Q2ML[:, 1].shape)
     return weights_Q2ML

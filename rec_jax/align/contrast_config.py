@@ -4,12 +4,20 @@ Dimension key: none.
 """
 
 import dataclasses
+import enum
 
 from core_jax.contrast import check_contrast
 from core_jax.errors import ConfigError
 from core_jax.loop import LoopConfig
 from core_jax.optim import OptimConfig
 from core_jax.token_weights import WeightConfig
+
+
+class WeightScale(enum.Enum):
+    """How hard the rejected session is pushed as a whole."""
+
+    NONE = "none"  # by the weights as they are: as many codes as they sum to
+    MEAN_ONE = "mean_one"  # as hard as by DPO: the weights of every session are scaled to mean 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,9 @@ class ContrastConfig:
     weights: WeightConfig = dataclasses.field(default_factory=WeightConfig)
     """From the scores to the weights of the rejected session's codes (1 - s in the paper); chosen
     codes have weight 1."""
+    scale: WeightScale = WeightScale.NONE
+    """none: weights below 1 soften the push on the rejected session (paper). mean_one: they only
+    move it between codes, and a constant weight is DPO."""
     batch_size: int = 64
     """Sessions per step of either model, over all devices."""
     optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(learning_rate=3e-4))

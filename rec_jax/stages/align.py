@@ -64,6 +64,7 @@ def _parts(folders: Folders, config: AlignRunConfig, number: int) -> dict[str, A
         contrasted = {
             "scores": read_done(folders.run, contrast.stage_name(number))["fingerprint"],
             "weights": config.align.contrast.weights,
+            "scale": config.align.contrast.scale,
         }
     return contrasted | {
         "align": align,

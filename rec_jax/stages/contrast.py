@@ -99,7 +99,7 @@ def weighted(
     weights = pair_weights(
         load(folders, number),
         preferences,
-        config.align.contrast.weights,
+        config.align.contrast,
         key=jax.random.key(int(words[0])),
     )
     rejected_mask = np.broadcast_to(preferences.mask[:, 1, :, None], weights[:, 1].shape)

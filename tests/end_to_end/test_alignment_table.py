@@ -88,6 +88,8 @@ def test_controls_of_a_method_that_is_not_there_are_refused(table):
         dataclasses.replace(table, methods=(Method.SDPO,))
     with pytest.raises(ConfigError, match="is contrastive cDPO itself"):
         dataclasses.replace(table, weight_controls=(WeightControl.NONE,))
+    with pytest.raises(ConfigError, match="weight_scales is empty"):
+        dataclasses.replace(table, weight_scales=())
 
 
 def test_rows_may_be_added_to_a_table(table):

@@ -20,7 +20,7 @@ from rec_jax.align.contrast import (
     group_contrast,
     pair_weights,
 )
-from rec_jax.align.contrast_config import ContrastConfig
+from rec_jax.align.contrast_config import ContrastConfig, WeightScale
 from rec_jax.align.source import Preferences
 from rec_jax.data.inputs import SessionSource
 from rec_jax.data.sessions import SessionConfig, build_sessions
@@ -192,7 +192,7 @@ def made_up():
 
 def test_rejected_codes_weigh_1_minus_s_and_chosen_ones_1():
     scores, preferences, where = made_up()
-    weights = pair_weights(scores, preferences, WeightConfig(), key=KEY)
+    weights = pair_weights(scores, preferences, ContrastConfig(), key=KEY)
     np.testing.assert_array_equal(weights[:, 0], where[:, 0].astype(np.float32))
     expected = np.where(where[:, 1], 1 - np.exp(scores.log_scores[:, 1]), 0.0)
     np.testing.assert_allclose(weights[:, 1], expected, rtol=1e-5, atol=1e-7)
@@ -203,7 +203,7 @@ def test_controls_keep_of_the_weights_of_a_session_what_they_say():
     scores, preferences, where = made_up()
 
     def rejected(control, key=KEY):
-        config = WeightConfig(control=control)
+        config = ContrastConfig(weights=WeightConfig(control=control))
         return pair_weights(scores, preferences, config, key=key)[:, 1]
 
     plain = rejected(WeightControl.NONE)
@@ -219,16 +219,34 @@ def test_controls_keep_of_the_weights_of_a_session_what_they_say():
     np.testing.assert_array_equal(rejected(WeightControl.UNIFORM), where[:, 1])
 
 
+def test_weights_of_mean_1_only_move_the_push_and_a_constant_one_is_dpo():
+    """(1 - s) n / sum (1 - s) over the n codes of each rejected session."""
+    scores, preferences, where = made_up()
+
+    def rejected(control=WeightControl.NONE):
+        config = ContrastConfig(weights=WeightConfig(control=control), scale=WeightScale.MEAN_ONE)
+        return pair_weights(scores, preferences, config, key=KEY)[:, 1]
+
+    blame = np.where(where[:, 1], 1 - np.exp(scores.log_scores[:, 1].astype(np.float64)), 0.0)
+    count = where[:, 1].sum((1, 2), keepdims=True)
+    expected = blame * count / blame.sum((1, 2), keepdims=True)
+    np.testing.assert_allclose(rejected(), expected, rtol=1e-5)
+    np.testing.assert_allclose(rejected(WeightControl.CONSTANT), where[:, 1], rtol=1e-5)
+    nobody = dataclasses.replace(scores, log_scores=np.zeros_like(scores.log_scores))
+    config = ContrastConfig(scale=WeightScale.MEAN_ONE)
+    assert not pair_weights(nobody, preferences, config, key=KEY)[:, 1].any()
+
+
 def test_scores_of_other_codes_are_refused():
     scores, preferences, _ = made_up()
     codes = scores.codes.copy()
     codes[3, 0, 1, 0] += 1
     other = dataclasses.replace(scores, codes=codes)
     with pytest.raises(DataError, match=rf"1 of {Q} groups are of other codes \(group 3.*remove"):
-        pair_weights(other, preferences, WeightConfig(), key=KEY)
+        pair_weights(other, preferences, ContrastConfig(), key=KEY)
     fewer = dataclasses.replace(scores, codes=codes[:-1])
     with pytest.raises(DataError, match=rf"codes \[{Q - 1}, 2, 2, 3\], the groups .*\[{Q}, 2, 2"):
-        pair_weights(fewer, preferences, WeightConfig(), key=KEY)
+        pair_weights(fewer, preferences, ContrastConfig(), key=KEY)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.sharding import match_rules
 from rec_jax.align.run_config import AlignRunConfig
 from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
-from rec_jax.alignment_cells import AlignmentTableConfig
+from rec_jax.alignment_cells import AlignmentTableConfig, contrast_rows
 from rec_jax.config import PipelineConfig
 from rec_jax.model import onerec
 from rec_jax.model.embeddings import num_parameters
@@ -119,6 +119,13 @@ def test_the_table_has_the_papers_methods_and_its_successors():
     }
     controls = {control.value for control in config.weight_controls}
     assert controls == {"shuffled", "constant"}
+    assert [row.name.removeprefix("contrastive cDPO") for row in contrast_rows(config)] == [
+        "",
+        ", shuffled weights",
+        ", constant weight",
+        ", mean 1",
+        ", mean 1, shuffled weights",
+    ]
     assert config.template.align.num_rounds > 1 and len(config.seeds) >= 3
     assert config.template.evaluate.num_users == 500
     assert config.template.evaluate.num_beams == 32
