@@ -166,14 +166,14 @@ def map_token_blocks(
     computed again.
 
     Args:
-      function: gets one block of each of `parts`, [*lead, C, ...], and returns arrays [*lead, C].
-        The last block is filled up with zeros, whose results are dropped.
+      function: gets one block of each of `parts`, [*lead, C, ...], and returns arrays
+        [*lead, C, ...]. The last block is filled up with zeros, whose results are dropped.
       parts: arrays [*lead, T, ...].
       token_dim: the dimension of T, the number of leading dimensions.
       chunk: C, tokens of a row per block; T need not be a multiple.
 
     Returns:
-      What the function returns, [*lead, T].
+      What the function returns, [*lead, T, ...].
 
     Raises:
       ConfigError: `chunk` is not positive.
@@ -199,9 +199,10 @@ def map_token_blocks(
         return jnp.moveaxis(jnp.pad(values, widths).reshape(shape), token_dim, 0)
 
     def joined(values: Array) -> Array:
-        """[N, *lead, C] -> [*lead, T]."""
-        rows = jnp.moveaxis(values, 0, -2)
-        return rows.reshape(*rows.shape[:-2], -1)[..., :length]
+        """[N, *lead, C, ...] -> [*lead, T, ...]."""
+        rows = jnp.moveaxis(values, 0, token_dim)
+        shape = (*rows.shape[:token_dim], -1, *rows.shape[token_dim + 2 :])
+        return jax.lax.slice_in_dim(rows.reshape(shape), 0, length, axis=token_dim)
 
     def step(_: None, block: tuple[Array, ...]) -> tuple[None, PyTree]:
         return None, function(*block)

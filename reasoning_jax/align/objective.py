@@ -1,6 +1,7 @@
 r"""The objective of token-weighted preference training, over rows of pairs.
 
-Dimension key: B rows, T tokens of a row, K pairs of a row, U tokens of a response.
+Dimension key: B rows, T tokens of a row, P response tokens of a row, D model, K pairs of a row,
+U tokens of a response.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from core_jax.arrays import Array, Key, Params, PyTree
+from core_jax.arrays import Array, Float, Key, Params, PyTree
 from core_jax.errors import ConfigError
 from core_jax.losses import chunked_token_kl, chunked_token_log_probs
 from core_jax.metrics import Metrics, Ratio
@@ -16,8 +17,9 @@ from core_jax.preference import log_ratios, margins, weighted_sum
 from core_jax.preference_likelihood import mean_nll, rpo
 from core_jax.preference_pairs import dpo, dpo_by_position
 from core_jax.preference_tokens import tdpo1, tdpo2
+from reasoning_jax.align.frozen_head import frozen_head_log_probs
 from reasoning_jax.align.methods import Loss, MethodConfig
-from reasoning_jax.align.pair_rows import PairBatch, by_pair
+from reasoning_jax.align.pair_rows import PairBatch, at_predictions, by_pair
 from reasoning_jax.model import decoder_lm
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
 from reasoning_jax.model.lora import attach
@@ -52,7 +54,7 @@ def preference_objective(
       batch: rows of pairs, with reference log-probabilities and weights.
       config: architecture and compute.
       method: the loss and its numbers.
-      chunk: tokens of a row whose logits exist at a time.
+      chunk: response tokens of a row whose logits exist at a time.
       lora: scale and dropout of the adapters, or None where all parameters are trained.
       frozen: the model that the adapters stand beside; also the reference, which the TDPO losses
         run, with or without adapters.
@@ -80,23 +82,48 @@ def preference_objective(
     )
     output = decoder_lm.apply(config, policy, inputs, key=key, lora_dropout=dropout, mesh=mesh)
     head = decoder_lm.output_matrix(policy)
-    log_probs_BT = chunked_token_log_probs(output.hidden, head, batch.targets, chunk=chunk)
-    divergences_BT = None
+    # The output matrix is a fifth of a small model: prompts and padding need no logits.
+    hidden_BPD = at_predictions(output.hidden, batch)
+    targets_BP = at_predictions(batch.targets, batch)
+    score = chunked_token_log_probs if lora is None else frozen_head_log_probs
+    log_probs_BP = score(hidden_BPD, head, targets_BP, chunk=chunk)
+    divergences_BP = None
     if method.needs_reference_pass and frozen is not None:
         reference = decoder_lm.apply(config, frozen, inputs, mesh=mesh)
-        divergences_BT = chunked_token_kl(
-            reference.hidden, decoder_lm.output_matrix(frozen), output.hidden, head, chunk=chunk
+        reference_BPD = at_predictions(reference.hidden, batch)
+        divergences_BP = chunked_token_kl(
+            reference_BPD, decoder_lm.output_matrix(frozen), hidden_BPD, head, chunk=chunk
         )
-    sides = _sides(log_probs_BT, batch)
-    losses_BK = _losses(sides, method, divergences_BT, batch)
+    return token_loss(log_probs_BP, batch, method=method, divergences=divergences_BP)
+
+
+def token_loss(
+    log_probs: Float[Array, "B P"],
+    batch: PairBatch,
+    *,
+    method: MethodConfig,
+    divergences: Float[Array, "B P"] | None = None,
+) -> tuple[Ratio, Metrics]:
+    """The method's loss from what a model says of every response token.
+
+    Args:
+      log_probs: of the response tokens of every row, in nats.
+      batch: rows of pairs, with reference log-probabilities and weights.
+      method: the loss and its numbers.
+      divergences: KL(reference || model) at every response token; the TDPO losses need them.
+
+    Returns:
+      As `preference_objective`.
+    """
+    sides = _sides(log_probs, batch)
+    losses_BK = _losses(sides, method, divergences, batch)
     is_pair_BK = jnp.any(batch.is_token, axis=(2, 3))
-    loss = _over_pairs(losses_BK, is_pair_BK)
-    return loss, _metrics(sides, is_pair_BK)
+    return _over_pairs(losses_BK, is_pair_BK), _metrics(sides, is_pair_BK)
 
 
-def _sides(log_probs_BT: Array, batch: PairBatch) -> _Sides:
-    """Log-probabilities of the rows' places as those of the pairs' responses."""
-    log_probs = _apart(by_pair(log_probs_BT, batch))
+def _sides(log_probs_BP: Array, batch: PairBatch) -> _Sides:
+    """Log-probabilities of the rows' response tokens as those of the pairs."""
+    log_probs = _apart(by_pair(log_probs_BP, batch))
     where, reference, weights = map(_apart, (batch.is_token, batch.reference, batch.weights))
     ratios = tuple(
         log_ratios(ours, theirs, where=mask)
@@ -111,7 +138,7 @@ def _apart(values: PyTree) -> tuple[Array, Array]:
 
 
 def _losses(
-    sides: _Sides, method: MethodConfig, divergences_BT: Array | None, batch: PairBatch
+    sides: _Sides, method: MethodConfig, divergences_BP: Array | None, batch: PairBatch
 ) -> Array:
     """One loss per place of a pair [B, K]."""
     common = {"where": sides.where, "weights": sides.weights, "beta": method.beta}
@@ -126,8 +153,8 @@ def _losses(
         case Loss.RPO:
             nll_weight = method.nll_weight
             return rpo(chosen, rejected, sides.log_probs[0], nll_weight=nll_weight, **common)
-    assert divergences_BT is not None, "checked with frozen"
-    divergences = _apart(by_pair(divergences_BT, batch))
+    assert divergences_BP is not None, "checked with frozen"
+    divergences = _apart(by_pair(divergences_BP, batch))
     if method.loss is Loss.TDPO1:
         return tdpo1(chosen, rejected, divergences, **common)
     return tdpo2(chosen, rejected, divergences, alpha=method.alpha, **common)

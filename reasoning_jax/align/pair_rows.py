@@ -1,12 +1,12 @@
 """Rows that hold pairs of responses: what preference training reads.
 
 Every response is a segment of its own behind its prompt, so that several pairs share a row and no
-work goes to padding. A pair lies in one row. The places of a pair's response tokens lead from the
-row's layout back to one number per token of each response, which is where losses are computed: how
-pairs are laid into rows changes nothing.
+work goes to padding. A pair lies in one row. Only response tokens enter losses: what is computed of
+each predicted token (its logits above all) is computed for those alone, and from there led back to
+one number per token of each response: how pairs are laid into rows changes nothing.
 
-Dimension key: B rows, T tokens of a row, K pairs of a row, U tokens of a response. Sides: 0 chosen,
-1 rejected.
+Dimension key: B rows, T tokens of a row, P response tokens of a row, K pairs of a row, U tokens of
+a response. Sides: 0 chosen, 1 rejected.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.arrays import Array, Float, PyTree
+from core_jax.arrays import Array, Float, PyTree, Shaped
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.data.packing import Layout, Overlong, best_fit
 
@@ -99,8 +99,11 @@ class PairBatch:
     """Int32 [B, T], from 0 in every sequence."""
     targets: PyTree
     """Int32 [B, T]: the token that follows."""
+    predictions: PyTree
+    """Int32 [B, P]: where in the row the response tokens of all its pairs are predicted, pair by
+    pair and side by side; 0 behind the last one."""
     places: PyTree
-    """Int32 [B, K, 2, U]: where in the row each response token is predicted."""
+    """Int32 [B, K, 2, U]: index in `predictions` of each response token."""
     is_token: PyTree
     """Bool [B, K, 2, U]: whether there is such a token."""
     reference: PyTree
@@ -125,6 +128,8 @@ class PairReport:
     """Most pairs of a row."""
     response_tokens: int
     """Places for the tokens of a response."""
+    row_response_tokens: int
+    """Places for the response tokens of a row, P."""
 
 
 _ROW_FIELDS = ("tokens", "segment_ids", "positions", "targets")
@@ -157,23 +162,30 @@ class PairRows:
         else:
             self._rows = [[index] for index in range(len(lengths))]
         self._pad_id, self._row_length = pad_id, config.row_length
-        longest = max(len(side) for pair in self._pairs for side in pair.reference)
+        sizes = [[len(side) for side in pair.reference] for pair in self._pairs]
+        longest = max(map(max, sizes))
+        most = max(sum(sum(sizes[number]) for number in row) for row in self._rows)
         self.report = PairReport(
             num_pairs=len(self._pairs),
             num_overlong=len(pairs) - len(self._pairs),
             num_rows=len(self._rows),
             num_tokens=sum(lengths),
             pairs_per_row=max(map(len, self._rows)),
-            response_tokens=min(-(-longest // _ROUNDED_TO) * _ROUNDED_TO, config.row_length),
+            response_tokens=self._rounded(longest),
+            row_response_tokens=self._rounded(most),
         )
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def _rounded(self, num_tokens: int) -> int:
+        """A multiple, but no more than a row has."""
+        return min(-(-num_tokens // _ROUNDED_TO) * _ROUNDED_TO, self._row_length)
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Returns one row: the fields of `PairBatch` without B."""
         row = self.empty_row()
-        start, segment = 0, 0
+        start, segment, first = 0, 0, 0
         for slot, number in enumerate(self._rows[index]):
             pair = self._pairs[number]
             for side, ids in enumerate(pair.token_ids):
@@ -183,20 +195,21 @@ class PairRows:
                 row["segment_ids"][start:stop] = segment
                 row["positions"][start:stop] = np.arange(len(ids))
                 row["targets"][start : stop - 1] = ids[1:]
+                size = len(ids) - pair.response_starts[side]
                 # A token is predicted where the one before it stands.
-                first = start + pair.response_starts[side] - 1
-                size = stop - 1 - first
-                row["places"][slot, side, :size] = np.arange(first, stop - 1)
+                row["predictions"][first : first + size] = np.arange(stop - 1 - size, stop - 1)
+                row["places"][slot, side, :size] = np.arange(first, first + size)
                 row["is_token"][slot, side, :size] = True
                 row["reference"][slot, side, :size] = pair.reference[side]
                 row["weights"][slot, side, :size] = pair.weights[side]
-                start = stop
+                start, first = stop, first + size
         return row
 
     def empty_row(self) -> dict[str, np.ndarray]:
         """Returns a row without pairs: it counts for nothing and fills up a batch."""
         row = {name: np.zeros(self._row_length, np.int32) for name in _ROW_FIELDS}
         row["tokens"][:] = self._pad_id
+        row["predictions"] = np.zeros(self.report.row_response_tokens, np.int32)
         shape = (self.report.pairs_per_row, len(SIDES), self.report.response_tokens)
         return row | {name: np.zeros(shape, dtype) for name, dtype in _TOKEN_FIELDS.items()}
 
@@ -218,12 +231,30 @@ def to_pair_batch(rows: Mapping[str, np.ndarray]) -> PairBatch:
     return PairBatch(**rows)
 
 
-def by_pair(values: Float[Array, "B T"], batch: PairBatch) -> Float[Array, "B K 2 U"]:
-    """Numbers of the rows' places, as numbers of the pairs' response tokens.
+def at_predictions(
+    values: Shaped[Array, "B T *dims"], batch: PairBatch
+) -> Shaped[Array, "B P *dims"]:
+    """Values of the rows' places, of those alone where response tokens are predicted.
 
     Args:
-      values: one per place of a row, about the token that follows it.
-      batch: says which places belong to which pair.
+      values: one per place of a row.
+      batch: says which places predict response tokens.
+
+    Returns:
+      One per response token of a row; arbitrary behind the last.
+    """
+    trailing = (1,) * (values.ndim - 2)
+    return jnp.take_along_axis(
+        values, batch.predictions.reshape(*batch.predictions.shape, *trailing), axis=1
+    )
+
+
+def by_pair(values: Float[Array, "B P"], batch: PairBatch) -> Float[Array, "B K 2 U"]:
+    """Numbers of the rows' response tokens, as those of the pairs.
+
+    Args:
+      values: one per response token of a row, see `at_predictions`.
+      batch: says which of them belong to which pair.
 
     Returns:
       One per response token; arbitrary where `batch.is_token` is false.

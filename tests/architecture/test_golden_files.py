@@ -3,7 +3,7 @@
 import pytest
 
 from tests.golden_files import FOLDER, UPDATE_VARIABLE, check_golden
-from tests.parity import hf_record, preference_record, tokenizer_record
+from tests.parity import dpo_record, hf_record, preference_record, tokenizer_record
 from tests.reasoning import test_presets as reasoning_presets
 from tests.rec import test_golden as rec_golden
 
@@ -91,5 +91,5 @@ def test_every_golden_file_is_compared():
     expected |= {f"sharding_{name}.txt" for name in rec_golden.PRESETS}
     expected |= {f"config_reasoning_{name}.json" for name in reasoning_presets.EVERY}
     expected |= {rec_golden.CURVE, "shardings_llama3_70b.txt", preference_record.GOLDEN}
-    expected |= {hf_record.GOLDEN, hf_record.ADAPTER_GOLDEN, tokenizer_record.GOLDEN}
+    expected |= {hf_record.GOLDEN, hf_record.ADAPTER_GOLDEN, tokenizer_record.GOLDEN, dpo_record.GOLDEN}
     assert {path.name for path in FOLDER.iterdir()} == expected
