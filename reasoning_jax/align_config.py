@@ -120,9 +120,7 @@ class ContrastConfig:
     epochs: float = 1.0
     """Passes over the solutions (the paper: 1)."""
     held_out: int = 32
-    """Solutions kept back, by which the checkpoint is chosen."""
-    num_looks: int = 3
-    """How often they are looked at."""
+    """Solutions kept back, whose loss is measured in the end."""
     batch_size: int = 8
     """Rows per step."""
     num_microbatches: int = 1
@@ -138,8 +136,6 @@ class ContrastConfig:
         """Checks what a fine-tuning would not."""
         if not self.epochs > 0:
             raise ConfigError(f"contrast.epochs is {self.epochs:g}; it must be above 0")
-        if self.num_looks < 1:
-            raise ConfigError(f"contrast.num_looks is {self.num_looks}; it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +181,7 @@ class PipelineConfig:
     critical: CriticalConfig | None = None
     """Rollouts from every prefix, with the first seed; None: none."""
     view_limit: int = 200
-    """Pairs on the page of tokens."""
+    """Problems on the page of tokens; 0: all."""
     score: ScoreConfig = dataclasses.field(default_factory=ScoreConfig)
     """Intervals."""
     plan: bool = False

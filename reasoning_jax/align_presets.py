@@ -75,7 +75,7 @@ def _tiny_base(task: str, engine: EngineConfig) -> BaseConfig:
 
 
 def tiny() -> PipelineConfig:
-    """Sums of single digits by a model of 26 thousand weights: all of the machinery, quickly."""
+    """Sums of single digits by a model of 30 thousand weights: all of the machinery, quickly."""
     task = "steps-1-2-9"
     plain = PromptConfig(style=PromptStyle.PLAIN)
     engine = EngineConfig(num_rows=32, prompts_per_prefill=16, slots_multiple=64)

@@ -3,6 +3,8 @@
 Dimension key: none.
 """
 
+import dataclasses
+
 from core_jax.jobs import Job
 from core_jax.optim import OptimConfig, Schedule
 from reasoning_jax.align.methods import MethodConfig, WeightSource
@@ -95,12 +97,17 @@ def _base_of(preset: str) -> BaseConfig:
     """The small model of a preset of reasoning.pipeline."""
     config = PIPELINE_PRESETS[preset]().base
     assert config is not None, "the presets named below make their model"
-    return config
+    return dataclasses.replace(config, run_dir=f"runs/base_{preset}")
 
 
 def _base_tiny() -> BaseConfig:
     """The model of reasoning.pipeline --preset tiny, by itself."""
     return _base_of("tiny")
+
+
+def _base_demo() -> BaseConfig:
+    """The model of reasoning.pipeline --preset demo, by itself."""
+    return _base_of("demo")
 
 
 def _view_defaults() -> ViewConfig:
@@ -129,7 +136,9 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.base": Job(
-        run_base, {"tiny": _base_tiny}, "Make a small model from nothing on written solutions."
+        run_base,
+        {"demo": _base_demo, "tiny": _base_tiny},
+        "Make a small model from nothing on written solutions.",
     ),
     "reasoning.prefer": Job(
         run_prefer,

@@ -101,7 +101,7 @@ def contrast_model(config: PipelineConfig, seed: int, name: str) -> SftConfig:
         run_dir=_path(config, f"seed{seed}", name),
         model=base_model(config),
         optim=own.optim,
-        # The number of steps comes from the epochs; three looks choose the checkpoint.
+        # The number of steps comes from the epochs.
         loop=LoopConfig(num_steps=1, log_every=5, evaluate_every=0, checkpoint_every=50),
         epochs=own.epochs,
         packing=own.packing,

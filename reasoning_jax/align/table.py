@@ -24,7 +24,13 @@ from reasoning_jax.align.methods import TITLES, Row
 Solved = Mapping[str, float]
 """Problem to the share of its samples that are correct."""
 
-AGAINST = (Row.RPO, Row.DPO, Row.CDPO_SHUFFLED, Row.CDPO_CONSTANT)
+_SHORT = {
+    Row.RPO: "RPO",
+    Row.DPO: "DPO",
+    Row.CDPO_SHUFFLED: "shuffled weights",
+    Row.CDPO_CONSTANT: "mean weight",
+}
+AGAINST = tuple(_SHORT)
 """Rows that others are compared with, where they are in the table."""
 
 
@@ -119,7 +125,7 @@ def measure(
 def table_text(measured: Sequence[Measured], *, title: str, num_seeds: int) -> str:
     """The table in Markdown."""
     against = [row for row in AGAINST if any(row in one.differences for one in measured)]
-    head = ["method", "accuracy", "interval", "seeds", *(f"minus {TITLES[o]}" for o in against)]
+    head = ["method", "accuracy", "interval", "seeds", *(f"minus {_SHORT[o]}" for o in against)]
     head += ["mean rejected weight", "tokens"]
     lines = [f"{title}, {num_seeds} seeds", "", f"| {' | '.join(head)} |"]
     lines.append("|---" * len(head) + "|")

@@ -91,5 +91,10 @@ def test_every_golden_file_is_compared():
     expected |= {f"sharding_{name}.txt" for name in rec_golden.PRESETS}
     expected |= {f"config_reasoning_{name}.json" for name in reasoning_presets.EVERY}
     expected |= {rec_golden.CURVE, "shardings_llama3_70b.txt", preference_record.GOLDEN}
-    expected |= {hf_record.GOLDEN, hf_record.ADAPTER_GOLDEN, tokenizer_record.GOLDEN, dpo_record.GOLDEN}
+    expected |= {
+        hf_record.GOLDEN,
+        hf_record.ADAPTER_GOLDEN,
+        tokenizer_record.GOLDEN,
+        dpo_record.GOLDEN,
+    }
     assert {path.name for path in FOLDER.iterdir()} == expected

@@ -27,7 +27,7 @@ GOLDEN = "dpo_trl.json"
 BETA = 0.3
 LORA = LoraConfig(rank=2, alpha=3.0)
 EOS = 2
-CONFIG = small_config(num_layers=2, model_dim=7, hidden_dim=11, num_heads=2, num_kv_heads=1)
+CONFIG = small_config(num_layers=2, model_dim=14, hidden_dim=11, num_heads=2, num_kv_heads=1)
 SIZES = ((3, 7, 5), (5, 2, 11), (1, 13, 1))
 """Tokens of each pair's prompt, chosen and rejected response, all of which end."""
 
@@ -83,7 +83,7 @@ def our_values(folder, layout, row_length=43):
     params = load_params(folder, CONFIG, mesh=mesh())
     adapter = load_adapter(folder / "adapter", CONFIG, mesh=mesh())
     rows = PairRows(token_pairs(params), PairRowsConfig(row_length=row_length, layout=layout))
-    batch = next(rows.in_order(len(rows)))
+    batch = jax.tree.map(jnp.asarray, next(rows.in_order(len(rows))))
     objective = functools.partial(
         preference_objective,
         config=CONFIG,

@@ -21,16 +21,16 @@ import trl
 
 
 def word_tokenizer(size):
-    """The word "t7" is token 7."""
-    words = tokenizers.models.WordLevel({f"t{i}": i for i in range(size)}, unk_token="t0")
+    """The word "t7." is token 7; none begins another, as special tokens are looked for first."""
+    words = tokenizers.models.WordLevel({f"t{i}.": i for i in range(size)}, unk_token="t0.")
     tokenizer = tokenizers.Tokenizer(words)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    names = {"unk_token": "t0", "pad_token": "t0", "eos_token": "t2"}
+    names = {"unk_token": "t0.", "pad_token": "t0.", "eos_token": "t2."}
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def text(ids, end=""):
-    return " ".join(f"t{i}" for i in ids) + end
+    return " ".join(f"t{i}." for i in ids) + end
 
 
 def dpo_trainer(step, output):

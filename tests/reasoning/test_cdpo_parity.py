@@ -1,9 +1,8 @@
 """The preference objective as a whole: TRL's DPO, and the contrastive cDPO paper's loss in NumPy.
 
-Dimension key: N pairs, U tokens of a response.
+Dimension key: B rows, P response tokens of a row.
 """
 
-import functools
 import importlib.util
 import json
 import subprocess
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.align.methods import MethodConfig, Row, WeightSource, row_method
+from reasoning_jax.align.methods import Row, row_method
+from reasoning_jax.align.objective import token_loss
 from reasoning_jax.align.pair_rows import PairRows, PairRowsConfig, TokenPair
-from reasoning_jax.align.objective import loss_of_log_probs
 from reasoning_jax.data.packing import Layout
 from tests.architecture.sources import ROOT
 from tests.golden_files import FOLDER, check_golden
@@ -46,9 +45,7 @@ def assert_agree(ours, theirs):
     for name, gradient in ours["gradients"].items():
         expected = np.asarray(theirs["gradients"][name])
         assert np.abs(expected).max() > 1e-3, f"{name}: nothing to compare"
-        np.testing.assert_allclose(
-            gradient, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name
-        )
+        np.testing.assert_allclose(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -78,3 +75,51 @@ def test_dpo_has_the_loss_and_gradients_of_the_installed_trl(folder):
     live = folder / "live"
     assert_agree(our_values(write_model(live), Layout.PACKED), theirs)
     check_golden(GOLDEN, record_text(theirs["trl"], theirs), relative_tolerance=TOLERANCE)
+
+
+def test_contrastive_cdpo_is_the_papers_loss_in_numpy():
+    """Loss and gradient in the log-probabilities, pair by pair in float64.
+
+    l = -log sigma(gamma (sum_t d^w_t - sum_u (1 - s_u) d^l_u)), so dl/d log p is -gamma sigma(-m)
+    for a chosen token and gamma (1 - s_u) sigma(-m) for a rejected one.
+    """
+    method = row_method(Row.CDPO)
+    draw = np.random.default_rng(3)
+    pairs, log_probs, expected_loss = [], [], 0.0
+    for sizes in ((5, 7), (2, 3), (11, 5)):
+        critical = draw.uniform(0, 1, sizes[1])  # 1 - s
+        weights = (np.ones(sizes[0]), critical)
+        under = tuple(-draw.uniform(0, 3, size) for size in sizes)
+        ours = tuple(-draw.uniform(0, 3, size) for size in sizes)
+        sums = [np.sum(w * (o - u)) for w, o, u in zip(weights, ours, under, strict=True)]
+        margin = method.beta * (sums[0] - sums[1])
+        expected_loss += np.log1p(np.exp(-margin))
+        slope = method.beta / (1 + np.exp(margin))
+        log_probs.append((ours, (-slope * weights[0], slope * weights[1])))
+        pairs.append(
+            TokenPair(
+                token_ids=tuple(list(range(1, size + 3)) for size in sizes),
+                response_starts=(2, 2),
+                reference=tuple(one.astype(np.float32) for one in under),
+                weights=tuple(one.astype(np.float32) for one in weights),
+            )
+        )
+    rows = PairRows(pairs, PairRowsConfig(row_length=61))
+    batch = jax.tree.map(jnp.asarray, next(rows.in_order(1)))
+    given, expected = (np.zeros(batch.predictions.shape) for _ in range(2))
+    places, is_token = np.asarray(batch.places)[0], np.asarray(batch.is_token)[0]
+    # Which slot a pair has is found by its sizes, which are all different.
+    slots = {tuple(mask.sum(axis=-1)): slot for slot, mask in enumerate(is_token)}
+    for ours, slopes in log_probs:
+        slot = slots[tuple(map(len, ours))]
+        for side in (0, 1):
+            where = places[slot, side][is_token[slot, side]]
+            given[0, where], expected[0, where] = ours[side], slopes[side]
+
+    def total(values):
+        return token_loss(values, batch, method=method)[0].total
+
+    loss, pull = jax.vjp(total, jnp.asarray(given, jnp.float32))
+    np.testing.assert_allclose(loss, expected_loss, rtol=TOLERANCE)
+    (gradient,) = pull(jnp.ones_like(loss))
+    np.testing.assert_allclose(gradient, expected, rtol=TOLERANCE, atol=TOLERANCE)
