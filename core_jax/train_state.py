@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Key, Params, PyTree
+from core_jax.memory import check_memory
 from core_jax.mesh import replicated
 from core_jax.sharding import Rules, match_rules
 
@@ -60,9 +61,12 @@ def init_state(
       The state, and a TrainState of its shardings.
 
     Raises:
-      ConfigError: a rule is missing or does not fit, see `match_rules`.
+      ConfigError: a rule is missing or does not fit, see `match_rules`; or the state is larger
+        than the devices' memory, see `check_memory`.
     """
-    shardings = _shardings(_abstract(init_params, optimizer), mesh=mesh, rules=rules)
+    abstract = _abstract(init_params, optimizer)
+    shardings = _shardings(abstract, mesh=mesh, rules=rules)
+    check_memory(abstract, shardings, mesh=mesh, what="parameters and optimizer state")
     build = jax.jit(lambda key: _build(init_params, optimizer, key=key), out_shardings=shardings)
     return build(key), shardings
 

@@ -129,6 +129,21 @@ def check_tokenizer(trajectories: Iterable[Trajectory], fingerprint: str) -> Non
             )
 
 
+def check_ids(sequences: Iterable[TokenSequence], config: DecoderConfig) -> None:
+    """Raises DataError where a sequence has a token that a model has no row for.
+
+    Args:
+      sequences: what is to be read.
+      config: the model's architecture.
+    """
+    for one in sequences:
+        if max(one.token_ids) >= config.vocab_size:
+            raise DataError(
+                f"{_key(one)} has token id {max(one.token_ids)}, but the model has "
+                f"{config.vocab_size} tokens; the sequence is of another model's tokenizer"
+            )
+
+
 def token_values(
     sequences: Sequence[TokenSequence],
     score: ScoreBatch,
@@ -253,8 +268,8 @@ def write_token_values(
 
     Returns:
       Facts: "num_sequences" and "num_response_tokens" in the file, "num_empty" responses without
-      a token, which have no values, and "num_tokens" read, prompts included, in how many "seconds"
-      by this call, so many "tokens_per_second". The time to compile is in it.
+      a token, which have no values, and "num_tokens" of the file's sequences, prompts included.
+      "seconds" and "tokens_per_second" are of this call alone, the time to compile included.
 
     Raises:
       DataError: the file has values of another model, of other tokens, or of responses that are
@@ -289,7 +304,7 @@ def write_token_values(
         "num_sequences": num_sequences,
         "num_response_tokens": sum(_num_response_tokens(one) for one in sequences),
         "num_empty": num_empty,
-        "num_tokens": num_tokens,
+        "num_tokens": sum(len(one.token_ids) for one in sequences if _num_response_tokens(one)),
         "seconds": round(seconds, 2),
         "tokens_per_second": round(num_tokens / max(seconds, 1e-9), 1),
     }
@@ -338,11 +353,7 @@ def _check_sequences(
                 f"{key} has {len(one.token_ids)} tokens, more than rows.row_length "
                 f"{rows.row_length}; set it to {longest} or more, the longest of all"
             )
-        if max(one.token_ids) >= config.vocab_size:
-            raise DataError(
-                f"{key} has token id {max(one.token_ids)}, but the model has {config.vocab_size} "
-                "tokens; the sequence is of another model's tokenizer"
-            )
+    check_ids(sequences, config)
 
 
 def _check_known(

@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +22,6 @@ from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint
 from core_jax.data.pipeline import make_pipeline, to_device
-from core_jax.errors import DataError
 from core_jax.loop import Evaluate, LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.metrics import compute, merge
@@ -36,13 +36,13 @@ from reasoning_jax.align.objective import preference_objective
 from reasoning_jax.align.pair_file import Pair, read_pairs
 from reasoning_jax.align.pair_rows import PairRows, TokenPair, to_pair_batch
 from reasoning_jax.align.pair_weights import SideWeights, Values, WeightInputs, pair_weights
-from reasoning_jax.align.scoring import check_tokenizer
+from reasoning_jax.align.scoring import check_ids, check_tokenizer, responses_of
 from reasoning_jax.align_config import PreferConfig
-from reasoning_jax.data.token_values import matching, read_token_values
+from reasoning_jax.data.token_values import matching
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.shardings import RULES
-from reasoning_jax.stages.score import file_digest
+from reasoning_jax.stages.score import check_rows, file_digest, finished_values
 from reasoning_jax.text.tokenizer import Tokenizer
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.model_source import LoadedModel, ModelConfig, load_source
@@ -95,7 +95,9 @@ def export_policy(config: PreferConfig) -> ModelConfig:
         else:
             model = load_policy(config, mesh)
             export_model(folder, model.config, model.params, source_folder=_folder(config.model))
-        done.write_text(json.dumps(identity), encoding="utf-8")
+        scratch = done.with_suffix(".part")
+        scratch.write_text(json.dumps(identity), encoding="utf-8")
+        os.replace(scratch, done)
     return exported(config)
 
 
@@ -134,8 +136,8 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
     """Wires pairs, model, objective and optimizer, and trains."""
     mesh = make_mesh(config.mesh)
     model = load_source(config.model, mesh)
-    pairs, weights = load_weighted_pairs(config, model.tokenizer)
-    reference = read_token_values(config.reference)
+    pairs, weights = load_weighted_pairs(config, model)
+    reference = finished_values(config.reference)
     token_pairs = [
         _token_pair(pair, reference, own) for pair, own in zip(pairs, weights, strict=True)
     ]
@@ -186,26 +188,24 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
 
 
 def load_weighted_pairs(
-    config: PreferConfig, tokenizer: Tokenizer
+    config: PreferConfig, model: LoadedModel
 ) -> tuple[tuple[Pair, ...], list[SideWeights]]:
     """The pairs of a run with the weights of their tokens.
 
     Raises:
-      DataError: no pairs, tokens of another tokenizer, or numbers of other tokens.
+      DataError: no pairs or fewer than were made, tokens of another tokenizer or that the model
+        does not have, or numbers of other tokens.
     """
+    check_rows(config.pairs, "pairs")
     pairs = read_pairs(config.pairs)
-    if not pairs:
-        raise DataError(
-            f"'{config.pairs}' has no pair; sample more problems, at a temperature at which some "
-            "samples are right and some wrong"
-        )
-    check_tokenizer(
-        (one for pair in pairs for one in (pair.chosen, pair.rejected)), tokenizer.fingerprint
-    )
+    responses = responses_of(pairs)
+    check_tokenizer(responses, model.tokenizer.fingerprint)
+    check_ids(responses, model.config)
+    tokenizer = model.tokenizer
     wanted = config.method.source
 
     def read(path: str, *, by: bool) -> Values | None:
-        return read_token_values(path) if path and by else None
+        return finished_values(path) if path and by else None
 
     inputs = WeightInputs(
         scores=read(config.scores, by=config.method.needs_scores),

@@ -6,6 +6,7 @@ Dimension key: none.
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from core_jax.config import difference, fingerprint, to_dict
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import MeshConfig, make_mesh
-from core_jax.run_folder import read_done, run_stage
+from core_jax.run_folder import DONE, read_done, run_stage
 from core_jax.sharding import match_rules
 from reasoning_jax.align.contrast_model import AdapterPair, FullPair, score_batch
 from reasoning_jax.align.pair_file import read_pairs
@@ -30,6 +31,7 @@ from reasoning_jax.align.scoring import (
     write_token_values,
 )
 from reasoning_jax.config import SftConfig
+from reasoning_jax.data.token_values import Key, TokenValues, read_token_values
 from reasoning_jax.data.trajectories import Trajectory, read_trajectories
 from reasoning_jax.model import lora
 from reasoning_jax.model.shardings import RULES
@@ -101,6 +103,42 @@ def file_digest(path: str) -> str:
     if not pathlib.Path(path).is_file():
         raise DataError(f"there is no file of responses '{path}'; run what makes it first")
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+
+
+def finished_values(path: str) -> dict[Key, TokenValues]:
+    """Reads a file of values, after a look at what the stage that wrote it says of it.
+
+    Args:
+      path: of this stage or of `reference`; made elsewhere, without a `done.json` beside it, it is
+        read as it is.
+
+    Raises:
+      DataError: there is no file, it holds fewer or more rows than the stage has written, or it
+        cannot be read.
+    """
+    check_rows(path, "num_sequences")
+    return read_token_values(path)
+
+
+def check_rows(path: str, fact: str) -> None:
+    """Raises DataError unless a file has as many rows as the stage that wrote it says.
+
+    Args:
+      path: of the file; it may be absent, or lie where no stage is done.
+      fact: name of the number of rows among the stage's facts.
+    """
+    done = pathlib.Path(path).with_name(DONE)
+    if not (done.is_file() and pathlib.Path(path).is_file()):
+        return
+    facts = json.loads(done.read_text(encoding="utf-8"))["facts"]
+    with pathlib.Path(path).open("rb") as file:
+        whole = sum(line.endswith(b"\n") for line in file)
+    if whole != facts.get(fact, whole):
+        raise DataError(
+            f"'{path}' holds {whole} whole rows, but its stage is done and has written "
+            f"{facts[fact]}: the file was cut short or changed; remove '{done}' and run the stage "
+            "again, which makes what is missing"
+        )
 
 
 def responses_in(pairs: str, trajectories: str, sides: Sides) -> list[Trajectory]:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from core_jax.arrays import Params
 from core_jax.config import to_dict
 from core_jax.errors import DataError, nearest_name
+from core_jax.memory import check_memory
 from core_jax.nn.linear import ComputeDtype
 from core_jax.sharding import match_rules
 from reasoning_jax.model import decoder_lm, lora
@@ -79,7 +81,8 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
 
     Raises:
       DataError: nothing there, or not what it should be.
-      ConfigError: an architecture or an option that is not computed here.
+      ConfigError: an architecture or an option that is not computed here; parameters that the
+        mesh's devices cannot hold.
     """
     source: str | pathlib.Path = config.source
     dtype = config.param_dtype.dtype
@@ -91,9 +94,12 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
         if not pathlib.Path(source).is_file():
             raise DataError(f"there is no GGUF file '{source}'")
         file = GgufFile(source)
-        architecture, params = file.config, load_gguf(file, mesh=mesh, dtype=dtype)
+        architecture = file.config
+        _check_memory(config, architecture, mesh)
+        params = load_gguf(file, mesh=mesh, dtype=dtype)
     elif pathlib.Path(source).is_dir():
         architecture = load_config(source)
+        _check_memory(config, architecture, mesh)
         params = load_params(source, architecture, mesh=mesh, dtype=dtype)
     else:
         raise DataError(
@@ -131,13 +137,28 @@ def _fresh(config: ModelConfig, mesh: Mesh) -> tuple[DecoderConfig, Params]:
         raise DataError(f"no architecture '{name}'. {nearest_name(name, MODELS)}")
     architecture = MODELS[name]()
 
+    init = _initialiser(config, architecture)
+    shardings = _check_memory(config, architecture, mesh)
+    key = jax.random.key(config.seed)
+    return architecture, jax.jit(init, out_shardings=shardings)(key)
+
+
+def _initialiser(config: ModelConfig, architecture: DecoderConfig) -> Callable[[jax.Array], Params]:
+    """Makes parameters of an architecture in the dtype in which they are held."""
+
     def init(key: jax.Array) -> Params:
         params = decoder_lm.init_params(architecture, key=key)
         return jax.tree.map(lambda leaf: leaf.astype(config.param_dtype.dtype), params)
 
-    key = jax.random.key(config.seed)
-    shardings = match_rules(RULES, jax.eval_shape(init, key), mesh)
-    return architecture, jax.jit(init, out_shardings=shardings)(key)
+    return init
+
+
+def _check_memory(config: ModelConfig, architecture: DecoderConfig, mesh: Mesh) -> Params:
+    """Raises ConfigError where the parameters are too large; returns their shardings."""
+    abstract = jax.eval_shape(_initialiser(config, architecture), jax.random.key(0))
+    shardings = match_rules(RULES, abstract, mesh)
+    check_memory(abstract, shardings, mesh=mesh, what=f"the parameters of '{config.source}'")
+    return shardings
 
 
 def _fingerprint(config: ModelConfig, source: str | pathlib.Path) -> str:
