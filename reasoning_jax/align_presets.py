@@ -174,9 +174,10 @@ def demo() -> PipelineConfig:
             unroll=3,
         ),
         rows=(
-            *_PAPER_ROWS,
+            *_PAPER_ROWS[:-1],
             Row.CDPO_SHUFFLED,
             Row.CDPO_CONSTANT,
+            Row.CDPO_CODE,
             Row.TIS_DPO,
             Row.TGDPO,
             Row.STEP_DPO,

@@ -64,13 +64,13 @@ def plan_costs(config: PipelineConfig, model: DecoderConfig | None) -> list[Cost
     size = 0 if model is None else model.num_params
     num_problems, seeds = _count(config.problems), len(config.seeds)
     sampled = num_problems * config.sampling.num_samples * config.sampling.max_new_tokens * seeds
-    costs = [_sampled("training solutions", sampled, size)]
+    costs = [_sampled("training solutions", float(sampled), size)]
     pair = min(_TOKENS_OF_A_PAIR, config.train.rows.row_length)
     pairs = num_problems * config.sets.pairs_per_problem * seeds
     # One positive and a handful of negatives per problem (26,131 for GSM8K's 7,473 in the paper).
     learnt = 3.5 * num_problems * seeds * pair / 2 * config.contrast.epochs
     costs.append(_trained("positive and negative model", learnt, size, config.contrast.lora))
-    costs.append(_read("scores and reference", 3 * pairs * pair, size))
+    costs.append(_read("scores and reference", 3.0 * pairs * pair, size))
     for row in config.rows:
         method = row_method(row)
         tests = sum(map(_count, config.tests)) * (1 if row is Row.BASELINE else seeds)
@@ -80,8 +80,8 @@ def plan_costs(config: PipelineConfig, model: DecoderConfig | None) -> list[Cost
             costs.append(_trained(f"train {row.value}", trained, size, config.train.lora))
             extra = (method.start is Start.SFT) + (method.source is WeightSource.TGDPO)
             if extra:
-                costs.append(_read(f"reference of {row.value}", extra * pairs * pair, size))
-        costs.append(_sampled(f"test {row.value}", answers, size))
+                costs.append(_read(f"reference of {row.value}", float(extra * pairs * pair), size))
+        costs.append(_sampled(f"test {row.value}", float(answers), size))
     if config.critical is not None:
         own = config.critical
         length = pair / 4  # of one response

@@ -169,7 +169,7 @@ def plot_accuracy(path: pathlib.Path, columns: Mapping[str, Sequence[Measured]])
         for place, one in zip(places, measured, strict=True):
             panel.plot([one.lowest, one.highest], [place - 0.28] * 2, color="#c0504d", lw=1.5)
         panel.set_yticks(places, [TITLES[one.row] for one in measured])
-        panel.set_xlabel("accuracy (bar and interval over problems; red: range of seeds)")
+        panel.set_xlabel("accuracy (red: range of seeds)")
         panel.set_title(test)
         low = min(ends.min(), min(one.lowest for one in measured))
         panel.set_xlim(max(0.0, low - 0.05), min(1.0, ends.max() + 0.03))
