@@ -38,11 +38,11 @@ from reasoning_jax.align.pair_rows import PairRows, TokenPair, to_pair_batch
 from reasoning_jax.align.pair_weights import SideWeights, Values, WeightInputs, pair_weights
 from reasoning_jax.align.scoring import check_ids, check_tokenizer, responses_of
 from reasoning_jax.align_config import PreferConfig
-from reasoning_jax.data.token_values import matching
+from reasoning_jax.data.token_values import matching, read_token_values
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.shardings import RULES
-from reasoning_jax.stages.score import check_rows, file_digest, finished_values
+from reasoning_jax.stages.score import check_rows, file_digest
 from reasoning_jax.text.tokenizer import Tokenizer
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.model_source import LoadedModel, ModelConfig, load_source
@@ -134,10 +134,13 @@ def _parts(config: PreferConfig) -> dict[str, Any]:
 
 def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     """Wires pairs, model, objective and optimizer, and trains."""
+    check_rows(config.pairs, "pairs")
+    for path in filter(None, (config.reference, config.scores, config.guide)):
+        check_rows(path, "num_sequences")
     mesh = make_mesh(config.mesh)
     model = load_source(config.model, mesh)
     pairs, weights = load_weighted_pairs(config, model)
-    reference = finished_values(config.reference)
+    reference = read_token_values(config.reference)
     token_pairs = [
         _token_pair(pair, reference, own) for pair, own in zip(pairs, weights, strict=True)
     ]
@@ -193,10 +196,9 @@ def load_weighted_pairs(
     """The pairs of a run with the weights of their tokens.
 
     Raises:
-      DataError: no pairs or fewer than were made, tokens of another tokenizer or that the model
-        does not have, or numbers of other tokens.
+      DataError: no pairs, tokens of another tokenizer or that the model does not have, or numbers
+        of other tokens.
     """
-    check_rows(config.pairs, "pairs")
     pairs = read_pairs(config.pairs)
     responses = responses_of(pairs)
     check_tokenizer(responses, model.tokenizer.fingerprint)
@@ -205,7 +207,7 @@ def load_weighted_pairs(
     wanted = config.method.source
 
     def read(path: str, *, by: bool) -> Values | None:
-        return finished_values(path) if path and by else None
+        return read_token_values(path) if path and by else None
 
     inputs = WeightInputs(
         scores=read(config.scores, by=config.method.needs_scores),

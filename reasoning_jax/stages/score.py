@@ -31,7 +31,6 @@ from reasoning_jax.align.scoring import (
     write_token_values,
 )
 from reasoning_jax.config import SftConfig
-from reasoning_jax.data.token_values import Key, TokenValues, read_token_values
 from reasoning_jax.data.trajectories import Trajectory, read_trajectories
 from reasoning_jax.model import lora
 from reasoning_jax.model.shardings import RULES
@@ -103,21 +102,6 @@ def file_digest(path: str) -> str:
     if not pathlib.Path(path).is_file():
         raise DataError(f"there is no file of responses '{path}'; run what makes it first")
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
-
-
-def finished_values(path: str) -> dict[Key, TokenValues]:
-    """Reads a file of values, after a look at what the stage that wrote it says of it.
-
-    Args:
-      path: of this stage or of `reference`; made elsewhere, without a `done.json` beside it, it is
-        read as it is.
-
-    Raises:
-      DataError: there is no file, it holds fewer or more rows than the stage has written, or it
-        cannot be read.
-    """
-    check_rows(path, "num_sequences")
-    return read_token_values(path)
 
 
 def check_rows(path: str, fact: str) -> None:

@@ -10,6 +10,7 @@ from reasoning_jax.align.methods import Row
 from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.align_presets import tiny
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.model.config import LoraConfig
 
 ROWS = (
     Row.BASELINE,
@@ -24,7 +25,11 @@ ROWS = (
 
 
 def shrunk_contrastive(folder: pathlib.Path, **changes: Any) -> PipelineConfig:
-    """The tiny preset with fewer problems, one seed and few rows, on one device."""
+    """The tiny preset with fewer problems, one seed and few rows, on one device.
+
+    The positive and the negative model are whole ones; preferences train adapters, so that a row
+    that starts from the fine-tuned one puts adapters on adapters.
+    """
     config = tiny()
     assert config.base is not None and config.critical is not None
     task = "steps-1-2-5-3"
@@ -57,6 +62,7 @@ def shrunk_contrastive(folder: pathlib.Path, **changes: Any) -> PipelineConfig:
         sampling=dataclasses.replace(config.sampling, num_samples=5),
         score=dataclasses.replace(config.score, bootstrap_samples=50),
         rows=ROWS,
+        train=dataclasses.replace(config.train, lora=LoraConfig(rank=3, alpha=6.0)),
         seeds=(0,),
         critical=critical,
         mesh=MeshConfig(data=1),

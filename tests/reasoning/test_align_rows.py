@@ -10,9 +10,9 @@ import pytest
 from reasoning_jax.align.methods import MethodConfig, Row, WeightSource, row_method
 from reasoning_jax.align.objective import preference_objective
 from reasoning_jax.align.pair_rows import PairRows, PairRowsConfig, TokenPair
-from reasoning_jax.align.pair_weights import WeightInputs, pair_weights
+from reasoning_jax.align.pair_weights import pair_weights
 from reasoning_jax.model import decoder_lm, presets
-from tests.reasoning.test_pair_weights import EOS, FILES, PAIRS, PROMPT, REFERENCE
+from tests.reasoning.test_pair_weights import PAIRS, PROMPT, REFERENCE, given
 
 MODEL = presets.tiny()
 STEP = 1e-3
@@ -27,14 +27,16 @@ def models():
 
 
 def make_batch(method):
-    inputs = WeightInputs(**FILES, eos_ids=frozenset([EOS]), is_break=lambda token: token == BREAK)
+    inputs = given(is_break=lambda token: token == BREAK)
+
+    def under_reference(one):
+        return np.asarray(REFERENCE[one.key], np.float32)
+
     pairs = [
         TokenPair(
             token_ids=(pair.chosen.token_ids, pair.rejected.token_ids),
             response_starts=(PROMPT, PROMPT),
-            reference=tuple(
-                np.asarray(REFERENCE[one.key], np.float32) for one in (pair.chosen, pair.rejected)
-            ),
+            reference=(under_reference(pair.chosen), under_reference(pair.rejected)),
             weights=weights,
         )
         for pair, weights in zip(PAIRS, pair_weights(PAIRS, method, inputs, seed=7), strict=True)

@@ -94,13 +94,20 @@ FILES = {
 }
 
 
-def weigh(method, pairs=PAIRS, seed=0, **inputs):
-    return pair_weights(
-        pairs,
-        method,
-        WeightInputs(**(FILES | {"eos_ids": frozenset([EOS])} | inputs)),
-        seed=seed,
-    )
+INPUTS = WeightInputs(
+    scores=FILES["scores"],
+    reference=FILES["reference"],
+    guide=FILES["guide"],
+    eos_ids=frozenset([EOS]),
+)
+
+
+def weigh(method, pairs=PAIRS, seed=0, inputs=INPUTS):
+    return pair_weights(pairs, method, inputs, seed=seed)
+
+
+def given(**changes):
+    return dataclasses.replace(INPUTS, **changes)
 
 
 def check(found, formula):
@@ -155,7 +162,7 @@ def test_an_end_of_sequence_has_a_weight_of_its_own():
 
 def test_without_a_weight_of_its_own_it_is_a_token_like_others():
     check(
-        weigh(dataclasses.replace(CONTRAST, eos_weight=None), eos_ids=frozenset()),
+        weigh(dataclasses.replace(CONTRAST, eos_weight=None), inputs=given(eos_ids=frozenset())),
         lambda side, key, place: 1 - SCORES[1.0][key][place] if side else 1.0,
     )
 
@@ -231,7 +238,7 @@ def test_the_step_mask_ends_with_its_line():
         ),
     )
     method = MethodConfig(source=WeightSource.STEP)
-    found = weigh(method, [pair], is_break=lambda token: token == BREAK)
+    found = weigh(method, [pair], inputs=given(is_break=lambda token: token == BREAK))
     assert found[0][0].tolist() == [0, 0, 1, 1, 1, 0, 0]
     assert found[0][1].tolist() == [0, 0, 1, 1, 1, 1, 0]
 
@@ -248,7 +255,7 @@ def test_the_step_mask_ends_with_its_line():
 def test_a_source_whose_file_is_not_named(source, absent, name):
     text = rf"weights are made of '{name}', but no file of {absent} is named; .* and set {absent}"
     with pytest.raises(DataError, match=text):
-        weigh(MethodConfig(source=source), **{absent: None})
+        weigh(MethodConfig(source=source), inputs=given(**{absent: None}))
 
 
 def test_scores_of_another_strength_are_missed_by_name():
@@ -265,10 +272,10 @@ def test_scores_of_other_tokens_are_refused():
     scores[key] = dataclasses.replace(scores[key], token_ids=tuple(ids))
     text = r"values of \('p0', 1\) belong to other tokens: token 4 is \d+ there and \d+ here"
     with pytest.raises(DataError, match=text):
-        weigh(CONTRAST, scores=scores)
+        weigh(CONTRAST, inputs=given(scores=scores))
     del scores[key]
     with pytest.raises(DataError, match=r"no values of \('p0', 1\) among those of 5 responses"):
-        weigh(CONTRAST, scores=scores)
+        weigh(CONTRAST, inputs=given(scores=scores))
 
 
 def test_every_row_is_tuned_but_the_baseline():
