@@ -76,7 +76,12 @@ def make_jobs(seen):
 
     presets = {"small": small, "large": large}
     return {
-        "toy.pipeline": Job(seen.append, presets, "All stages."),
+        "toy.pipeline": Job(
+            seen.append,
+            presets,
+            "All stages.",
+            short_flags={"--width": "--model.d-model", "--codes": "--model.sizes"},
+        ),
         "toy.train": Job(seen.append, presets, "The training stage."),
         "toy.fail": Job(fail, {"small": small}, "Fails on its data."),
         "toy.look": Job(seen.append, {"latest": look}, "Looks into a run.", owns_run=False),

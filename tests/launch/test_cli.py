@@ -37,6 +37,31 @@ def test_preset_spellings(run, flags):
 
 
 @pytest.mark.parametrize(
+    "flags",
+    ["--width 11 --codes 13 17", "--codes 13 17 --width=11", "--model.d-model 11 --codes 13 17"],
+)
+def test_short_flags_stand_for_full_ones(run, flags):
+    model = FakeModelConfig(d_model=11, sizes=(13, 17))
+    assert run(f"toy.pipeline --preset small {flags}")[3] == [FakeConfig(model=model)]
+
+
+def test_short_flags_are_those_of_their_job(run):
+    """The help of the job lists them; another job does not know them."""
+    code, out, _, _ = run("toy.pipeline --preset small --help")
+    assert code == 0 and "--width for --model.d-model" in " ".join(out.split())
+    code, _, err, seen = run("toy.train --preset small --width 11")
+    assert (code, seen) == (2, []) and "--width" in err
+
+
+def test_short_flags_work_without_a_preset(run, tmp_path):
+    """In a run that exists."""
+    line = f"toy.pipeline --run-dir {tmp_path}/run"
+    assert run(f"{line} --preset small --width 11")[0] == 0
+    assert run(f"{line} --width 11")[3][0].model.d_model == 11
+    assert "was made with another config: model.d_model: 11 -> 13" in run(f"{line} --width 13")[2]
+
+
+@pytest.mark.parametrize(
     ("line", "hint"),
     [
         ("", "toy.pipeline"),

@@ -40,6 +40,14 @@ def test_a_nested_field_is_a_flag():
     assert config.optim == JOBS["rec.pipeline"].presets["demo"]().optim
 
 
+@pytest.mark.parametrize("job", [name for name in JOBS if JOBS[name].short_flags])
+def test_short_flags_of_jobs_are_flags(job):
+    preset, *_ = JOBS[job].presets
+    config = parse(job, "--preset", preset, "--task", "sums", "--limit", "11").config
+    assert (config.problems.task, config.problems.limit) == ("sums", 11)
+    assert set(JOBS[job].short_flags) == {"--task", "--limit"}
+
+
 def test_the_program_lists_its_jobs(capsys):
     assert local.main(["--help"]) == 0
     assert "rec.pipeline" in capsys.readouterr().out
