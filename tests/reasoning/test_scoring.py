@@ -92,10 +92,14 @@ def test_what_is_cut_off_anywhere_goes_on_to_the_same_file(tmp_path):
     whole = path.read_bytes()
     assert (facts["num_sequences"], facts["num_tokens"]) == (9, sum(LENGTHS))
     assert facts["num_response_tokens"] == sum(LENGTHS) - 5 * 1 - 4 * 2
+    timed = ("seconds", "tokens_per_second")
     for length in range(0, len(whole), 173):
         path.write_bytes(whole[:length])
-        write(path, some())
+        again = write(path, some())
         assert path.read_bytes() == whole
+        assert {n: again[n] for n in again if n not in timed} == {
+            n: facts[n] for n in facts if n not in timed
+        }
 
 
 def test_a_run_that_is_killed_repeats_no_batch_that_is_in_the_file(tmp_path):
