@@ -25,6 +25,8 @@ class Job:
         from the one in the run folder, which then gets the new values: what no finished result
         depends on, or what its stage does again.
       short_flags: short names of flags, each with the flag that it stands for.
+      preview: name of a boolean field with which the job only prints what it would do; no run
+        folder is made then. "": there is none.
     """
 
     run: Callable[[Any], None]
@@ -33,3 +35,4 @@ class Job:
     owns_run: bool = True
     may_change: tuple[str, ...] = ()
     short_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    preview: str = ""

@@ -63,7 +63,8 @@ def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> 
         if request is None:
             return 0
         runtime.start()
-        if request.job.owns_run:
+        only_looks = request.job.preview and getattr(request.config, request.job.preview)
+        if request.job.owns_run and not only_looks:
             runtime.open_run(request.config, may_change=request.job.may_change)
         request.job.run(request.config)
     except KeyboardInterrupt:

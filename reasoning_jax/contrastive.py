@@ -4,7 +4,6 @@ Dimension key: none.
 """
 
 import json
-import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -26,8 +25,6 @@ from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.contrastive_plan import plan_text
 from reasoning_jax.stages import prefer
 from reasoning_jax.stages.view import ViewConfig, run_view
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def run_pipeline(config: PipelineConfig) -> None:

@@ -118,7 +118,7 @@ def _view_defaults() -> ViewConfig:
 PROBLEM_FLAGS = {"--task": "--problems.task", "--limit": "--problems.limit"}
 """Short names of the flags that choose problems."""
 
-_MAY_CHANGE = ("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score", "plan")
+_MAY_CHANGE = ("engine", "mesh", "rows", "seeds", "critical", "view_limit", "score")
 
 CONTRASTIVE_JOBS: dict[str, Job] = {
     "reasoning.pipeline": Job(
@@ -127,6 +127,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         "Contrastive cDPO and its rivals: samples, scores, table, critical tokens, page.",
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
+        preview="plan",
     ),
     "reasoning.table": Job(
         table,
@@ -134,6 +135,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         "The table of preference methods alone.",
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
+        preview="plan",
     ),
     "reasoning.base": Job(
         run_base,

@@ -20,12 +20,12 @@ from collections.abc import Mapping
 
 from core_jax.loop import LoopConfig
 from core_jax.run_folder import read_done, stage_folder
-from reasoning_jax.align.estimate import EstimateConfig, token_at
+from reasoning_jax.align.estimate import EstimateConfig
 from reasoning_jax.align.methods import Loss, Row, Start, WeightSource, row_method
 from reasoning_jax.align.tuned import tuned
 from reasoning_jax.align_config import PipelineConfig, PreferConfig
 from reasoning_jax.config import EvaluateConfig, SftConfig, Solutions
-from reasoning_jax.data.arithmetic import first_error, steps_task
+from reasoning_jax.data.arithmetic import error_token, steps_task
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.sft_examples import TrajectoryChoice, Verdicts
 from reasoning_jax.data.token_values import TokenValues
@@ -42,6 +42,7 @@ from reasoning_jax.stages import (
     sft,
 )
 from reasoning_jax.stages.sets import TrainingText
+from reasoning_jax.text.pieces import text_pieces
 from reasoning_jax.weights.model_source import ModelConfig, load_text_side
 
 
@@ -288,12 +289,8 @@ def _first_error(config: PipelineConfig) -> estimate.FirstError | None:
     tokenizer, _ = load_text_side(base_model(config))
 
     def find(values: TokenValues) -> int | None:
-        ids = values.token_ids[values.response_start :]
-        response = tokenizer.decode(ids)
-        place = first_error(problems[values.problem_id], response)
-        if place is None or place < len(response):
-            return None if place is None else token_at(tokenizer.decode, ids, place)
-        return len(ids) - 1  # the error is to have ended there
+        response = values.token_ids[values.response_start :]
+        return error_token(problems[values.problem_id], text_pieces(tokenizer.decode, response))
 
     return find
 

@@ -205,39 +205,6 @@ def by_task(solutions: Sequence[ScoredSolution], config: EstimateConfig) -> dict
     return {task: estimate(group, config) for task, group in groups.items()}
 
 
-def token_at(decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], place: int) -> int:
-    """The token that writes a character: the first with which the text reaches beyond it.
-
-    Args:
-      decode: token ids to text.
-      token_ids: of a response.
-      place: index of a character of its text.
-
-    Returns:
-      The token, counted from the response's first.
-
-    Raises:
-      DataError: the text is not so long.
-
-    >>> words = ["The", " answer", " is", " 7"]
-    >>> token_at(lambda ids: "".join(words[one] for one in ids), range(4), len("The answer is "))
-    3
-    """
-    low, high = 0, len(token_ids)
-    if place < 0 or len(decode(token_ids)) <= place:
-        raise DataError(
-            f"character {place} is not in the response, whose tokens say "
-            f"{len(decode(token_ids))} characters"
-        )
-    while high - low > 1:  # the text of the first `low` tokens ends before the place
-        middle = (low + high) // 2
-        if len(decode(token_ids[:middle])) <= place:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One line of the table."""

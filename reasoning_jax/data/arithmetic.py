@@ -16,11 +16,13 @@ import dataclasses
 import hashlib
 import itertools
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.data.problems import STEPS, Problem, is_test_question
+from reasoning_jax.text.pieces import token_at
 
 _NAME = re.compile(rf"{STEPS}(?:-([0-9]+)-([0-9]+)(?:-([0-9]+)(?:-([0-9]+))?)?)?")
 _BLOCK = 256
@@ -147,6 +149,30 @@ def first_error(problem: Problem, response: str) -> int | None:
     pairs = enumerate(zip(written, problem.solution, strict=False))
     shared = min(len(written), len(problem.solution))
     return start + next((index for index, (one, other) in pairs if one != other), shared)
+
+
+def error_token(problem: Problem, pieces: Sequence[str]) -> int | None:
+    r"""The token that writes the character of `first_error`.
+
+    Args:
+      problem: from `make_step_problems`.
+      pieces: the text of each token of a response (`reasoning_jax.text.pieces`).
+
+    Returns:
+      The token, counted from the response's first: the last one where the response ends too early;
+      None where there is no error.
+
+    >>> problem = make_step_problems("steps-2-2", "train", num_problems=2)[1]
+    >>> error_token(problem, (" 27-3=2", "5", "\n25+2=27", "\nThe answer is 27."))
+    1
+    >>> error_token(problem, ("27-3", "=24"))
+    1
+    """
+    character = first_error(problem, "".join(pieces))
+    if character is None:
+        return None
+    token = token_at(pieces, character)
+    return len(pieces) - 1 if token is None else token
 
 
 def _values(task: StepsTask, draws: list[float]) -> list[int]:

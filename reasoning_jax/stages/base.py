@@ -27,7 +27,6 @@ from core_jax.loop import Evaluate, FitResult, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer
 from core_jax.run_folder import run_stage
-from core_jax.sharding import match_rules
 from core_jax.train_state import TrainState, init_state
 from core_jax.train_step import make_train_step
 from reasoning_jax.answers.grader import Grader
@@ -38,10 +37,10 @@ from reasoning_jax.data.problems import Problem
 from reasoning_jax.data.prompts import render_prompt, stop_strings
 from reasoning_jax.data.sft_examples import examples_from_problems
 from reasoning_jax.model import decoder_lm
-from reasoning_jax.model.decoding import for_decoding
-from reasoning_jax.model.shardings import DECODING_RULES, RULES
+from reasoning_jax.model.shardings import RULES
 from reasoning_jax.objectives import sft_objective
 from reasoning_jax.sampling.engine import SampleRequest, sample
+from reasoning_jax.sampling.weights import turner
 from reasoning_jax.text.joint import encode_pair, encode_prompt
 from reasoning_jax.text.sentencepiece_tokenizer import (
     SentencePieceTokenizer,
@@ -230,11 +229,7 @@ def _measurement(
     stop = config.sampling.stop or stop_strings(config.prompt.style)
     sampling = dataclasses.replace(config.sampling, stop=stop)
     init = functools.partial(decoder_lm.init_params, config.model, key=jax.random.key(0))
-    abstract = jax.eval_shape(functools.partial(for_decoding, config.model), jax.eval_shape(init))
-    turn = jax.jit(
-        functools.partial(for_decoding, config.model),
-        out_shardings=match_rules(DECODING_RULES, abstract, mesh),
-    )
+    turn = turner(config.model, jax.eval_shape(init), mesh)
 
     def measure(state: TrainState) -> dict[str, float]:
         completions = sample(

@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -23,7 +22,6 @@ from core_jax.config import fingerprint
 from core_jax.errors import DataError
 from core_jax.mesh import make_mesh
 from core_jax.run_folder import run_stage, stage_folder
-from core_jax.sharding import match_rules
 from reasoning_jax.align.critical import CriticalConfig, CriticalToken, critical_token
 from reasoning_jax.align.prefix_rollouts import (
     RememberedVerdicts,
@@ -40,11 +38,11 @@ from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.prompts import stop_strings
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model.attention import AttentionKernel
-from reasoning_jax.model.decoding import DecodingWeights, for_decoding
-from reasoning_jax.model.shardings import DECODING_RULES
+from reasoning_jax.model.decoding import DecodingWeights
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.sampling.engine import sample
 from reasoning_jax.sampling.rows import read_prompts
+from reasoning_jax.sampling.weights import turner
 from reasoning_jax.stages.critical_results import CRITICAL, SOLUTIONS, write_results
 from reasoning_jax.stages.judge import Judge
 from reasoning_jax.weights.model_source import LoadedModel, load_source
@@ -156,9 +154,7 @@ def _roll_out(
     model = load_source(sampled.model, mesh)
     problems = {problem.problem_id: problem for problem in load_problems(sampled.problems)}
     _check_solutions(solutions, model, problems)
-    turn = functools.partial(for_decoding, model.config)
-    shardings = match_rules(DECODING_RULES, jax.eval_shape(turn, model.params), mesh)
-    weights = jax.jit(turn, out_shardings=shardings)(model.params)
+    weights = turner(model.config, model.params, mesh)(model.params)
     sampling = SamplingConfig(
         temperature=config.temperature,
         top_p=config.top_p,

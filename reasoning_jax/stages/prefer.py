@@ -19,17 +19,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
-from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline, to_device
-from core_jax.loop import Evaluate, LoopConfig, fit
+from core_jax.data.pipeline import make_pipeline
+from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
-from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import read_done, run_stage, stage_folder
-from core_jax.sharding import match_rules
-from core_jax.train_state import TrainState, init_state
-from core_jax.train_step import Objective, make_eval_step, make_train_step
+from core_jax.train_step import make_train_step
 from reasoning_jax.align.contrast_model import LOG_PROB
 from reasoning_jax.align.methods import WeightSource
 from reasoning_jax.align.objective import preference_objective
@@ -40,9 +36,9 @@ from reasoning_jax.align.scoring import check_ids, check_tokenizer, responses_of
 from reasoning_jax.align_config import PreferConfig
 from reasoning_jax.data.token_values import matching, read_token_values
 from reasoning_jax.data.trajectories import Trajectory
-from reasoning_jax.model import decoder_lm, lora
-from reasoning_jax.model.shardings import RULES
+from reasoning_jax.model import lora
 from reasoning_jax.stages.score import check_rows, file_digest
+from reasoning_jax.stages.trainee import born, looks, restored
 from reasoning_jax.text.tokenizer import Tokenizer
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.model_source import LoadedModel, ModelConfig, load_source
@@ -146,7 +142,8 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
     ]
     train = config.train
     rows = PairRows(token_pairs, train.rows, pad_id=model.tokenizer.pad_id)
-    watched = PairRows(token_pairs[: train.watched], train.rows, pad_id=model.tokenizer.pad_id)
+    fitting = [pair for pair in token_pairs if pair.length <= train.rows.row_length]
+    watched = PairRows(fitting[: train.watched], train.rows, pad_id=model.tokenizer.pad_id)
     num_steps = max(1, round(train.epochs * len(rows) / train.batch_size))
     _LOGGER.info("%s: %d steps over %s", NAME, num_steps, rows.report)
     frozen = model.params if config.holds_reference else None
@@ -159,7 +156,8 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
         mesh=mesh if mesh.size > 1 else None,
     )
     optimizer = make_optimizer(train.optim, num_steps)
-    state, shardings, dropout_key = _start(config, model, mesh, num_steps)
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    state, shardings = born(model, train.lora, optimizer, mesh=mesh, key=init_key)
     result = fit(
         state=state,
         train_step=make_train_step(
@@ -178,7 +176,9 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
         folder=folder,
         config=_loop(config, num_steps),
         fingerprint=fingerprint(_parts(config) | {"weights": model.fingerprint}),
-        evaluate=_looks(objective, watched, train.batch_size, mesh, frozen),
+        evaluate=looks(
+            objective, watched, train.batch_size, mesh=mesh, frozen=frozen, prefix="watched_"
+        ),
         tokens_per_batch=train.batch_size * train.rows.row_length,
     )
     if result.preempted:
@@ -243,25 +243,6 @@ def _token_pair(pair: Pair, reference: Values, weights: SideWeights) -> TokenPai
     )
 
 
-def _start(
-    config: PreferConfig, model: LoadedModel, mesh: Mesh, num_steps: int
-) -> tuple[TrainState, TrainState, jax.Array]:
-    """The first state, its shardings, and the key of dropout."""
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    optimizer = make_optimizer(config.train.optim, num_steps)
-    state, shardings = init_state(
-        _initialiser(config, model), optimizer, mesh=mesh, rules=RULES, key=init_key
-    )
-    if not config.train.lora.rank:
-        # The model's weights are the start; the state was born with others of the same shapes.
-        owned = jax.jit(
-            lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float32) + 0.0, tree),
-            out_shardings=shardings.params,
-        )
-        state = dataclasses.replace(state, params=owned(model.params))
-    return state, shardings, dropout_key
-
-
 def _loop(config: PreferConfig, num_steps: int) -> LoopConfig:
     """Looks spread evenly, and a checkpoint with each."""
     every = max(1, math.ceil(num_steps / config.train.num_looks))
@@ -274,42 +255,8 @@ def _loop(config: PreferConfig, num_steps: int) -> LoopConfig:
     )
 
 
-def _initialiser(config: PreferConfig, model: LoadedModel) -> Callable[..., Params]:
-    """What the train state's parameters are born as."""
-    if config.train.lora.rank:
-        return functools.partial(lora.init_lora, model.config, config.train.lora)
-    return functools.partial(decoder_lm.init_params, model.config)
-
-
 def _restore(config: PreferConfig, model: LoadedModel, mesh: Mesh) -> Params:
     """What a finished run trained."""
     step = read_done(config.run_dir, NAME)["facts"]["last_step"]
-    init = _initialiser(config, model)
-    abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        match_rules(RULES, abstract, mesh),
-    )
     folder = stage_folder(config.run_dir, NAME) / "checkpoints"
-    return restore_params(folder, target, step=step)
-
-
-def _looks(
-    objective: Objective, rows: PairRows, batch_size: int, mesh: Mesh, frozen: Params | None
-) -> Evaluate:
-    """Loss and log-probabilities of the watched pairs, in batches of one shape."""
-    eval_step = make_eval_step(objective, mesh=mesh, frozen=frozen)
-
-    def evaluate(state: Any) -> dict[str, float]:
-        totals = None
-        for batch in rows.in_order(batch_size):
-            metrics = eval_step(state.params, to_device(batch, mesh))
-            totals = metrics if totals is None else merge(totals, metrics)
-        assert totals is not None, "there is at least one row"
-        values = compute(totals)
-        return {
-            f"watched_{name}": value for name, value in values.items() if isinstance(value, float)
-        }
-
-    return evaluate
+    return restored(model, config.train.lora, folder, step=step, mesh=mesh)

@@ -10,23 +10,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from core_jax.config import fingerprint
 from core_jax.errors import DataError
 from core_jax.mesh import make_mesh
 from core_jax.run_folder import run_stage, stage_folder
-from core_jax.sharding import match_rules
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.problems import Problem
 from reasoning_jax.data.prompts import Prompt, render_prompt, stop_strings
 from reasoning_jax.data.trajectories import Trajectory, TrajectoryWriter
 from reasoning_jax.data.trajectory_import import import_trajectories
-from reasoning_jax.model.decoding import for_decoding
-from reasoning_jax.model.shardings import DECODING_RULES
 from reasoning_jax.sampling.engine import Completion, SampleRequest, sample
+from reasoning_jax.sampling.weights import turner
 from reasoning_jax.stages.judge import Judge
 from reasoning_jax.text.joint import encode_prompt
 from reasoning_jax.weights.model_source import LoadedModel, load_source, load_text_side
@@ -78,9 +75,7 @@ def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]
     ):
         bar.update(len(writer.done))
         requests = _requests(problems, prompts, model, sampling.num_samples, writer.done)
-        turn = functools.partial(for_decoding, model.config)
-        shardings = match_rules(DECODING_RULES, jax.eval_shape(turn, model.params), mesh)
-        weights = jax.jit(turn, out_shardings=shardings)(model.params)
+        weights = turner(model.config, model.params, mesh)(model.params)
         identity = fingerprint({"weights": model.fingerprint, "sampling": sampling})
         graded = functools.partial(
             _trajectories, judge, prompts=prompts, config=config, model=model, identity=identity

@@ -7,25 +7,20 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
-from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline, to_device
-from core_jax.loop import Evaluate, LoopConfig, fit
+from core_jax.data.pipeline import make_pipeline
+from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
-from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import read_done, run_stage, stage_folder
-from core_jax.sharding import match_rules
-from core_jax.train_state import init_state
-from core_jax.train_step import Objective, make_eval_step, make_train_step
+from core_jax.train_step import make_train_step
 from reasoning_jax.config import SftConfig, Solutions
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.packing import PackedRows, to_packed_batch
@@ -38,10 +33,9 @@ from reasoning_jax.data.sft_examples import (
     examples_from_trajectories,
 )
 from reasoning_jax.data.trajectories import read_trajectories
-from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.shardings import RULES
 from reasoning_jax.objectives import sft_objective
+from reasoning_jax.stages.trainee import born, looks, restored
 from reasoning_jax.text.joint import encode_pair
 from reasoning_jax.weights.model_source import LoadedModel, load_source
 
@@ -87,15 +81,8 @@ def restore_trained(config: SftConfig, model: LoadedModel, mesh: Mesh) -> Params
       DataError: the run is not finished.
     """
     step = read_done(config.run_dir, NAME)["facts"]["best_step"]
-    init = _initialiser(config, model)
-    abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        match_rules(RULES, abstract, mesh),
-    )
     folder = stage_folder(config.run_dir, NAME) / "checkpoints"
-    return restore_params(folder, target, step=step)
+    return restored(model, config.lora, folder, step=step, mesh=mesh)
 
 
 def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
@@ -116,12 +103,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     loop = _loop(config, len(train_rows))
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     optimizer = make_optimizer(config.optim, loop.num_steps)
-    state, shardings = init_state(
-        _initialiser(config, model), optimizer, mesh=mesh, rules=RULES, key=init_key
-    )
-    if not adapts:
-        # The loaded weights are the start; the state was born with others of the same shapes.
-        state = dataclasses.replace(state, params=_owned(model.params, shardings.params))
+    state, shardings = born(model, config.lora, optimizer, mesh=mesh, key=init_key)
     result = fit(
         state=state,
         train_step=make_train_step(
@@ -143,7 +125,9 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         folder=folder,
         config=loop,
         fingerprint=_identity(config, model),
-        evaluate=_validation(objective, valid_rows, config.batch_size, mesh, frozen),
+        evaluate=looks(
+            objective, valid_rows, config.batch_size, mesh=mesh, frozen=frozen, prefix="valid_"
+        ),
         best_metric=BEST_METRIC,
         lower_is_better=True,
         tokens_per_batch=config.batch_size * config.packing.row_length,
@@ -194,22 +178,6 @@ def train_flops(model: DecoderConfig, config: SftConfig) -> float:
     return 2.0 * products * num_used * config.batch_size * config.packing.row_length
 
 
-def _initialiser(config: SftConfig, model: LoadedModel) -> Callable[..., Params]:
-    """What the train state's parameters are born as."""
-    if config.lora.rank:
-        return functools.partial(lora.init_lora, model.config, config.lora)
-    return functools.partial(decoder_lm.init_params, model.config)
-
-
-def _owned(params: Params, shardings: Params) -> Params:
-    """Float32 copies that the train step may give up."""
-    copy = jax.jit(
-        lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float32) + 0.0, tree),
-        out_shardings=shardings,
-    )
-    return copy(params)
-
-
 def _rows(config: SftConfig, model: LoadedModel) -> tuple[PackedRows, PackedRows]:
     """Training and validation rows; what was left out is logged."""
     found = _examples(config, model)
@@ -250,23 +218,3 @@ def _examples(config: SftConfig, model: LoadedModel) -> SftExamples:
         response_of=lambda one: f"{'' if is_chat else ' '}{one.solution}",
         encode=encode,
     )
-
-
-def _validation(
-    objective: Objective, rows: PackedRows, batch_size: int, mesh: Mesh, frozen: Params | None
-) -> Evaluate:
-    """The loss on the rows kept back, in batches of one shape."""
-    eval_step = make_eval_step(objective, mesh=mesh, frozen=frozen)
-
-    def evaluate(state: Any) -> dict[str, float]:
-        totals = None
-        for batch in rows.in_order(batch_size):
-            metrics = eval_step(state.params, to_device(batch, mesh))
-            totals = metrics if totals is None else merge(totals, metrics)
-        assert totals is not None, "there is at least one row"
-        values = compute(totals)
-        return {
-            f"valid_{name}": value for name, value in values.items() if isinstance(value, float)
-        }
-
-    return evaluate

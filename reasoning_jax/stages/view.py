@@ -9,7 +9,7 @@ Dimension key: none.
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -19,15 +19,15 @@ from core_jax.errors import ConfigError, DataError
 from core_jax.run_folder import read_done, stage_folder
 from reasoning_jax.align.contrast_model import score_name
 from reasoning_jax.align.pair_file import Pair
-from reasoning_jax.data.arithmetic import first_error, steps_task
+from reasoning_jax.data.arithmetic import error_token, steps_task
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.data.problems import Problem
 from reasoning_jax.data.token_values import Key, TokenValues, matching, read_token_values
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.stages import critical, critical_results, rollout, score, sets
+from reasoning_jax.text.pieces import text_pieces
 from reasoning_jax.text.tokenizer import Tokenizer
 from reasoning_jax.view.page import write_view
-from reasoning_jax.view.text_pieces import text_pieces, token_at
 from reasoning_jax.view.view_data import ViewData, ViewProblem, ViewSolution
 from reasoning_jax.weights.model_source import ModelConfig, load_text_side
 
@@ -37,9 +37,6 @@ SCORES = (score.NAME, score.SCORES)
 """Stage and file of the contrastive scores."""
 CRITICAL = (critical.NAME, critical_results.CRITICAL)
 """Stage and file of what rollouts found."""
-
-FirstError = Callable[[Problem, str], int | None]
-"""A problem and a response to the character of the first error, its length at the latest."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -105,7 +102,7 @@ def collect(config: ViewConfig) -> ViewData:
         scores=_read(root / CONTRAST, SCORES),
         rollouts=_read(root / ROLLED_OUT, CRITICAL),
         score=score_name(float(config.beta)),
-        first_error=None if steps_task(asked.task) is None else first_error,
+        knows_errors=steps_task(asked.task) is not None,
     )
     shown = []
     grouped = pairs_by_problem(sets.finished_pairs(str(root / CONTRAST)))
@@ -168,8 +165,8 @@ class SolutionMaker:
     """Success after each token and critical tokens, for some of them; None: none were sampled."""
     score: str
     """The name of log s_t among the scores."""
-    first_error: FirstError | None = None
-    """Finds the first error, where the task has one way to be right."""
+    knows_errors: bool = False
+    """Whether the task says where a solution's first error is."""
 
     def make(self, problem: Problem, trajectory: Trajectory) -> ViewSolution:
         """One solution.
@@ -198,8 +195,8 @@ class SolutionMaker:
             found = matching(self.rollouts, trajectory)
             numbers["success"] = found.named("success")
             numbers["critical"] = critical_results.critical_index(found)
-        if self.first_error is not None and not trajectory.is_correct:
-            numbers["first_error"] = self._error_token(problem, pieces)
+        if self.knows_errors and not trajectory.is_correct:
+            numbers["first_error"] = error_token(problem, pieces)
         return ViewSolution(
             sample=trajectory.sample,
             pieces=pieces,
@@ -208,15 +205,6 @@ class SolutionMaker:
             is_cut_off=trajectory.finish == "length",
             **numbers,
         )
-
-    def _error_token(self, problem: Problem, pieces: Sequence[str]) -> int | None:
-        """The token of the first error: the one that ends the response if it ends too early."""
-        assert self.first_error is not None
-        character = self.first_error(problem, "".join(pieces))
-        if character is None:
-            return None
-        token = token_at(pieces, character)
-        return len(pieces) - 1 if token is None else token
 
 
 def _read(run_dir: pathlib.Path, where: tuple[str, str]) -> dict[Key, TokenValues] | None:

@@ -182,7 +182,7 @@ def test_an_export_that_was_cut_off_is_made_anew(config, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
-def refused(training, folder, match, **changes):
+def assert_refused(training, folder, match, **changes):
     """The training with other files is refused, and leaves no result."""
     broken = dataclasses.replace(training, run_dir=str(folder / "refused"), **changes)
     with pytest.raises(DataError, match=match):
@@ -209,7 +209,7 @@ def test_a_file_that_was_cut_though_its_stage_is_done_is_refused(config, tmp_pat
         rf"{file}' holds {kept} whole rows, but its stage is done and has written {len(lines)}: .* "
         r"remove '.*done\.json' and run the stage again"
     )
-    refused(training, tmp_path, text, **{field: str(copy / file)})
+    assert_refused(training, tmp_path, text, **{field: str(copy / file)})
 
 
 def test_a_file_that_was_cut_without_its_stage_is_refused(config, tmp_path):
@@ -219,9 +219,9 @@ def test_a_file_that_was_cut_without_its_stage_is_refused(config, tmp_path):
     path = tmp_path / "scores.jsonl"
     path.write_bytes(b"".join(lines[:3]))
     text = "there are no values of .* among those of 3 responses; the file was cut short"
-    refused(training, tmp_path, text, scores=str(path))
+    assert_refused(training, tmp_path, text, scores=str(path))
     path.write_bytes(b"".join(lines[:3]) + lines[3][:50])
-    refused(training, tmp_path, "line 4: the file is truncated", scores=str(path))
+    assert_refused(training, tmp_path, "line 4: the file is truncated", scores=str(path))
 
 
 @pytest.mark.parametrize("field", ["scores", "reference"])
@@ -234,21 +234,21 @@ def test_numbers_of_other_tokens_are_refused(config, tmp_path, field):
         row["token_ids"][row["response_start"]] += 1
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = r"belong to other tokens: token \d+ is \d+ there and \d+ here; compute them again"
-    refused(training, tmp_path, text, **{field: str(path)})
+    assert_refused(training, tmp_path, text, **{field: str(path)})
 
 
 def test_an_empty_set_of_pairs_is_refused(config, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.touch()
     training = method_config(config, 0, Row.CDPO)
-    refused(training, tmp_path, "holds no pair; make the pairs again", pairs=str(path))
+    assert_refused(training, tmp_path, "holds no pair; make the pairs again", pairs=str(path))
 
 
 def test_another_tokenizer_is_refused(config, tmp_path):
     training = method_config(config, 0, Row.CDPO)
     model = dataclasses.replace(training.model, tokenizer="bytes")
     text = r"the tokens of \('steps.*\) are of tokenizer '\w+', the model's is '\w+'; "
-    refused(training, tmp_path, text, model=model)
+    assert_refused(training, tmp_path, text, model=model)
 
 
 def test_tokens_that_the_model_does_not_have_are_refused(config, tmp_path):
@@ -259,7 +259,7 @@ def test_tokens_that_the_model_does_not_have_are_refused(config, tmp_path):
     path = tmp_path / "pairs.jsonl"
     write_pairs(path, [dataclasses.replace(first, chosen=chosen), *pairs])
     text = "has token id 1009, but the model has 300 tokens; the sequence is of another model's"
-    refused(training, tmp_path, text, pairs=str(path))
+    assert_refused(training, tmp_path, text, pairs=str(path))
 
 
 @pytest.mark.parametrize(

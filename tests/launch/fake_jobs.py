@@ -36,6 +36,8 @@ class FakeConfig:
     """Run folder."""
     seed: int = 0
     """Start of all randomness."""
+    plan: bool = False
+    """Only print what would be done."""
     model: FakeModelConfig = dataclasses.field(default_factory=FakeModelConfig)
     """The model."""
 
@@ -81,6 +83,7 @@ def make_jobs(seen):
             presets,
             "All stages.",
             short_flags={"--width": "--model.d-model", "--codes": "--model.sizes"},
+            preview="plan",
         ),
         "toy.train": Job(seen.append, presets, "The training stage."),
         "toy.fail": Job(fail, {"small": small}, "Fails on its data."),

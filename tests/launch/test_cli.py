@@ -61,6 +61,18 @@ def test_short_flags_work_without_a_preset(run, tmp_path):
     assert "was made with another config: model.d_model: 11 -> 13" in run(f"{line} --width 13")[2]
 
 
+def test_a_preview_makes_no_run_and_changes_none(run, tmp_path):
+    """It may have other settings than a run in the folder that it names."""
+    line = f"toy.pipeline --preset small --run-dir {tmp_path}/run"
+    assert run(f"{line} --plan")[3][0].plan
+    assert not (tmp_path / "run").exists()
+    assert run(line)[0] == 0
+    before = (tmp_path / "run" / "config.json").read_text()
+    code, _, _, seen = run(f"{line} --plan --width 13")
+    assert (code, seen[0].model.d_model) == (0, 13)
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("line", "hint"),
     [

@@ -15,7 +15,6 @@ from reasoning_jax.align.estimate import (
     estimate,
     percentile_rank,
     table,
-    token_at,
     top_k_overlap,
 )
 
@@ -117,21 +116,11 @@ def test_tasks_apart_and_together_in_a_table():
     assert rows[2].endswith("| 0.000 [0.000, 0.000] (0.333) | 1.000 [1.000, 1.000] (1.000) |")
 
 
-@pytest.mark.parametrize(("place", "token"), [(0, 0), (2, 0), (3, 1), (4, 3), (6, 3), (7, 4)])
-def test_a_character_belongs_to_the_token_that_writes_it(place, token):
-    """One token is empty (the end of a sequence says nothing): it writes no character."""
-    words = ["six", "+", "", "one", "7"]
-    ids = list(range(5))
-    assert token_at(lambda some: "".join(words[one] for one in some), ids, place) == token
-
-
 def test_errors_name_what_is_wrong():
     with pytest.raises(DataError, match="the token to be found is 3 of 3 scored tokens"):
         solution([0.1, 0.2, 0.3], 3)
     with pytest.raises(DataError, match="a score is not a number"):
         solution([0.1, np.nan], 0)
-    with pytest.raises(DataError, match=r"character 2 is not in the response, .* 2 characters"):
-        token_at(lambda ids: "ab", [0, 1], 2)
     with pytest.raises(ConfigError, match=r"estimate\.values is empty"):
         EstimateConfig(values=())
     with pytest.raises(ConfigError, match=r"estimate\.top_ks is \(0, 3\); give counts"):

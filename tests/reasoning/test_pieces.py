@@ -6,8 +6,8 @@ import pytest
 
 from reasoning_jax.text.byte_tokenizer import ByteTokenizer
 from reasoning_jax.text.load import load_tokenizer
+from reasoning_jax.text.pieces import text_pieces, token_at
 from reasoning_jax.text.sentencepiece_tokenizer import train_sentencepiece
-from reasoning_jax.view.text_pieces import text_pieces, token_at
 from tests.reasoning.test_tokenizers import CORPUS, merged_bpe, write_folder, write_gguf
 
 TEXTS = (
@@ -110,3 +110,11 @@ def test_the_work_grows_with_the_length_alone():
 def test_token_at_is_the_token_of_a_character():
     pieces = ("12", "", " =", "\n", "5", "")
     assert [token_at(pieces, at) for at in range(7)] == [0, 0, 2, 2, 3, 4, None]
+
+
+@pytest.mark.parametrize(("place", "token"), [(0, 0), (2, 0), (3, 1), (4, 3), (6, 3), (7, 4)])
+def test_a_character_belongs_to_the_token_that_writes_it(place, token):
+    """One token is empty (the end of a sequence says nothing): it writes no character."""
+    words = ["six", "+", "", "one", "7"]
+    pieces = text_pieces(lambda some: "".join(words[one] for one in some), range(5))
+    assert token_at(pieces, place) == token
