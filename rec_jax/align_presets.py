@@ -184,7 +184,7 @@ def _shrunk(config: RewardConfig, loop: LoopConfig) -> RewardConfig:
 
 
 def table_demo() -> AlignmentTableConfig:
-    """The table in the simulated world: 12 rows on 3 seeds, 500 users each, on a CPU.
+    """The table in the simulated world: every method on 3 seeds, 500 users each, on a CPU.
 
     At most 45 minutes on 2 cores; `docs/alignment.md` has the measured times and results.
     """
