@@ -19,7 +19,9 @@ INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --edit
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 WITHOUT_TASKS = echo "The extra 'tasks' (reasoning-gym) could not be installed, going on without" >&2
-PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --doctest-modules $(PACKAGES) tests
+# A file of tests stays in one process: what its tests share is made once.
+PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	--doctest-modules $(PACKAGES) tests
 
 .PHONY: help demo test test-long lint format notebooks bench clean
 

@@ -11,6 +11,7 @@ from core_jax.config import fingerprint, from_dict, to_dict
 from core_jax.errors import ConfigError
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.sharding import match_rules
+from rec_jax.align.contrast_config import WeightScale
 from rec_jax.align.run_config import AlignRunConfig
 from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
 from rec_jax.alignment_cells import AlignmentTableConfig, contrast_rows
@@ -119,13 +120,14 @@ def test_the_table_has_the_papers_methods_and_its_successors():
     }
     controls = {control.value for control in config.weight_controls}
     assert controls == {"shuffled", "constant"}
-    assert [row.name.removeprefix("contrastive cDPO") for row in contrast_rows(config)] == [
-        "",
-        ", shuffled weights",
-        ", constant weight",
-        ", mean 1",
-        ", mean 1, shuffled weights",
-    ]
+    rows = ["", ", shuffled weights", ", constant weight"]
+    both = dataclasses.replace(config, weight_scales=tuple(WeightScale))
+    for table, names in (
+        (config, rows),
+        (both, [*rows, ", mean 1", ", mean 1, shuffled weights"]),
+    ):
+        found = [row.name.removeprefix("contrastive cDPO") for row in contrast_rows(table)]
+        assert found == names
     assert config.template.align.num_rounds > 1 and len(config.seeds) >= 3
     assert config.template.evaluate.num_users == 500
     assert config.template.evaluate.num_beams == 32
