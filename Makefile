@@ -18,6 +18,9 @@ IN = $(VENV)/bin
 INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --editable
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+# Tests compile thousands of small programs and run each once: XLA's older code for loops compiles
+# faster. The long tests and the demos run what users run.
+TO_COMPILE_SOON = XLA_FLAGS="--xla_cpu_use_fusion_emitters=false $(XLA_FLAGS)"
 WITHOUT_TASKS = echo "The extra 'tasks' (reasoning-gym) could not be installed, going on without" >&2
 # A file of tests stays in one process: what its tests share is made once.
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --dist loadfile \
@@ -32,7 +35,7 @@ demo: $(VENV)/.main
 	$(IN)/python -m launch.local rec.pipeline --preset $(PRESET) $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+	$(TO_COMPILE_SOON) $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
 	$(PYTEST) -m long $(PYTEST_ARGS)

@@ -7,10 +7,10 @@ bound is what this machine could do at best: reading the prompts at the speed of
 product, then per new token of all rows the larger of the FLOPs at that speed and the bytes of
 weights and of cached keys and values at the speed of reading memory; all three measured in the
 same run. `transformers` gets the same weights in the same dtype and the same prompts as one batch,
-with its static defaults (needs the extra `parity`; left out without it), and `llama.cpp` reads the GGUF
-file itself, quantised as it is, with one slot of its server per prompt; it is left out where the
-package `xllamacpp` is not installed. Engines take turns, `llama.cpp` comes last; the best round of
-each counts.
+with its static defaults (needs the extra `parity`; left out without it). `llama.cpp` reads the GGUF
+file itself, quantised as it is, with a slot of its server for every prompt; it is left out where
+the package `xllamacpp` is not installed. Engines take turns, `llama.cpp` comes last; the best round
+of each counts.
 """
 
 import concurrent.futures

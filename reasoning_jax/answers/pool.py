@@ -186,7 +186,7 @@ class WorkerPool:
             raise AlignaxError(
                 f"A grading worker did not start ({method}); expected 'ready' within "
                 f"{_START_LIMIT_S:.0f} s. Is what '{self._module}' imports installed (such as "
-                f"math-verify[antlr4_13_2]), and memory_mb {self._memory_mb} enough? It said:\n"
+                f"math-verify[antlr4-13-2]), and memory_mb {self._memory_mb} enough? It said:\n"
                 f"{said}"
             )
         assert worker.job is not None
