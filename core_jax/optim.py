@@ -37,6 +37,8 @@ class OptimConfig:
     """How the learning rate goes on after the warm-up."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises linearly."""
+    warmup_fraction: float = 0.0
+    """The same as a share of all updates, rounded up; with warmup_steps 0 only."""
     final_fraction: float = 0.0
     """Learning rate at the end over its peak (cosine and linear schedules)."""
     weight_decay: float = 0.0
@@ -66,6 +68,15 @@ class OptimConfig:
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"optim.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if not 0.0 <= self.warmup_fraction < 1.0:
+            raise ConfigError(
+                f"optim.warmup_fraction is {self.warmup_fraction}; it must lie in [0, 1)"
+            )
+        if self.warmup_fraction and self.warmup_steps:
+            raise ConfigError(
+                f"optim.warmup_steps is {self.warmup_steps} and optim.warmup_fraction "
+                f"{self.warmup_fraction}; both say how long the warm-up is: set one of them to 0"
+            )
         if not 0.0 <= self.final_fraction <= 1.0:
             raise ConfigError(
                 f"optim.final_fraction is {self.final_fraction}; it must lie in [0, 1]"
@@ -82,8 +93,8 @@ class OptimConfig:
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     r"""Builds the learning rate as a function of the number of updates made so far.
 
-    With the peak :math:`\eta`, `warmup_steps` W, `num_steps` S and `final_fraction` f, update c
-    (from 0) has the rate
+    With the peak :math:`\eta`, `num_steps` S, `final_fraction` f and a warm-up of W updates
+    (`warmup_steps`, or `warmup_fraction` of S), update c (from 0) has the rate
 
     .. math:: \eta (c + 1) / (W + 1) \quad (c < W), \qquad \eta (f + (1 - f) d(t)), \quad
        t = (c - W) / (S - W)
@@ -101,12 +112,14 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     Raises:
       ConfigError: the warm-up does not end before the run.
     """
-    if not config.warmup_steps < num_steps:
+    warmup = config.warmup_steps or math.ceil(config.warmup_fraction * num_steps)
+    if not warmup < num_steps:
+        named = "warmup_steps" if config.warmup_steps else "warmup_fraction"
         raise ConfigError(
-            f"optim.warmup_steps is {config.warmup_steps}, but training has {num_steps} steps; "
-            f"set it below {num_steps}"
+            f"optim.{named} is {getattr(config, named)}, which is {warmup} updates, but training "
+            f"has {num_steps} steps; the warm-up must end before: set it lower"
         )
-    peak, warmup = config.learning_rate, config.warmup_steps
+    peak = config.learning_rate
 
     def schedule(count: PyTree) -> PyTree:
         count = jnp.asarray(count, jnp.float32)

@@ -120,7 +120,9 @@ class ContrastConfig:
     epochs: float = 1.0
     """Passes over the solutions (the paper: 1)."""
     held_out: int = 32
-    """Solutions kept back, whose loss is measured in the end."""
+    """Solutions kept back, whose loss is measured."""
+    look_every: int = 0
+    """Steps between two measurements; the best model counts. 0: one, in the end."""
     batch_size: int = 8
     """Rows per step."""
     num_microbatches: int = 1
@@ -136,6 +138,8 @@ class ContrastConfig:
         """Checks what a fine-tuning would not."""
         if not self.epochs > 0:
             raise ConfigError(f"contrast.epochs is {self.epochs:g}; it must be above 0")
+        if self.look_every < 0:
+            raise ConfigError(f"contrast.look_every is {self.look_every}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

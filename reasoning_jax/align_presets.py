@@ -19,7 +19,7 @@ from reasoning_jax.align.tuned import Tuning
 from reasoning_jax.align_config import ContrastConfig, PipelineConfig, TrainConfig
 from reasoning_jax.base_config import BaseConfig
 from reasoning_jax.data.load import ProblemsConfig
-from reasoning_jax.data.packing import Overlong, PackingConfig
+from reasoning_jax.data.packing import Layout, Overlong, PackingConfig
 from reasoning_jax.data.prompts import PromptConfig, PromptStyle
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
 from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
@@ -221,17 +221,24 @@ def _paper(model: str, task: str) -> PipelineConfig:
             optim=OptimConfig(
                 learning_rate=3e-4, schedule=Schedule.COSINE, warmup_steps=100, clip_norm=1.0
             ),
-            packing=PackingConfig(row_length=1024, overlong=Overlong.DROP),
+            packing=PackingConfig(
+                row_length=1024, layout=Layout.ONE_PER_ROW, overlong=Overlong.DROP
+            ),
             lora=MLP_MAPS,
             held_out=300,
+            look_every=200,
             batch_size=8,
         ),
         scoring=ScoringConfig(rows=RowsConfig(batch_size=16, row_length=2048)),
         train=TrainConfig(
             optim=OptimConfig(
-                learning_rate=2e-5, schedule=Schedule.LINEAR, weight_decay=0.01, clip_norm=1.0
+                learning_rate=2e-5,
+                schedule=Schedule.LINEAR,
+                warmup_fraction=0.1,
+                weight_decay=0.01,
+                clip_norm=1.0,
             ),
-            rows=PairRowsConfig(row_length=3072, overlong=Overlong.DROP),
+            rows=PairRowsConfig(row_length=3072, layout=Layout.ONE_PER_ROW, overlong=Overlong.DROP),
             lora=ALL_MAPS,
             batch_size=8,
         ),

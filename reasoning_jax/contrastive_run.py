@@ -103,7 +103,9 @@ def contrast_model(config: PipelineConfig, seed: int, name: str) -> SftConfig:
         model=base_model(config),
         optim=own.optim,
         # The number of steps comes from the epochs.
-        loop=LoopConfig(num_steps=1, log_every=5, evaluate_every=0, checkpoint_every=50),
+        loop=LoopConfig(
+            num_steps=1, log_every=5, evaluate_every=own.look_every, checkpoint_every=50
+        ),
         epochs=own.epochs,
         packing=own.packing,
         lora=own.lora,

@@ -134,6 +134,11 @@ def test_balance_bias_moves_by_the_sign_of_its_gradient_alone():
         ({"weight_decay": -0.1}, "optim.weight_decay is -0.1; it must not be negative"),
         ({"bias_update_rate": -0.1}, "optim.bias_update_rate is -0.1; it must not be negative"),
         ({"warmup_steps": -1}, "optim.warmup_steps is -1; it must not be negative"),
+        ({"warmup_fraction": 1.0}, r"optim.warmup_fraction is 1.0; it must lie in \[0, 1\)"),
+        (
+            {"warmup_fraction": 0.1, "warmup_steps": 5},
+            "optim.warmup_steps is 5 and optim.warmup_fraction 0.1; both say .* one of them to 0",
+        ),
         ({"beta1": 1.0}, r"optim.beta1 is 1.0; it must lie in \[0, 1\)"),
         ({"beta2": -0.5}, r"optim.beta2 is -0.5; it must lie in \[0, 1\)"),
         ({"final_fraction": 1.5}, r"optim.final_fraction is 1.5; it must lie in \[0, 1\]"),
@@ -147,6 +152,21 @@ def test_wrong_fields(fields, message):
 
 def test_a_warmup_as_long_as_the_run():
     config = OptimConfig(learning_rate=0.1, warmup_steps=7)
-    message = "optim.warmup_steps is 7, but training has 7 steps; set it below 7"
+    message = "optim.warmup_steps is 7, which is 7 updates, but training has 7 steps; .*set it low"
     with pytest.raises(ConfigError, match=message):
         make_optimizer(config, 7)
+
+
+def test_a_share_of_the_updates_warms_up_as_their_number_does():
+    share = OptimConfig(learning_rate=PEAK, warmup_fraction=0.1, schedule=Schedule.LINEAR)
+    number = OptimConfig(learning_rate=PEAK, warmup_steps=3, schedule=Schedule.LINEAR)
+    counts = np.arange(25)
+    rates = [make_schedule(config, 25)(counts) for config in (share, number)]
+    np.testing.assert_array_equal(*rates)
+    assert rates[0][0] == pytest.approx(PEAK / 4)
+
+
+def test_a_share_that_leaves_no_update():
+    message = "optim.warmup_fraction is 0.9, which is 2 updates, but training has 2 steps"
+    with pytest.raises(ConfigError, match=message):
+        make_schedule(OptimConfig(learning_rate=0.1, warmup_fraction=0.9), 2)
