@@ -9,6 +9,7 @@ import pathlib
 from reasoning_jax.align.methods import Row, Start, WeightSource, row_method
 from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.data.packing import Layout
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
 from reasoning_jax.model.presets import MODELS
 from reasoning_jax.weights.hf_load import load_config
@@ -67,8 +68,12 @@ def plan_costs(config: PipelineConfig, model: DecoderConfig | None) -> list[Cost
     costs = [_sampled("training solutions", float(sampled), size)]
     pair = min(_TOKENS_OF_A_PAIR, config.train.rows.row_length)
     pairs = num_problems * config.sets.pairs_per_problem * seeds
+    # A row of its own costs its whole length, padding included.
+    packing, rows = config.contrast.packing, config.train.rows
+    example = packing.row_length if packing.layout is Layout.ONE_PER_ROW else pair / 2
+    trained_pair = rows.row_length if rows.layout is Layout.ONE_PER_ROW else pair
     # One positive and a handful of negatives per problem (26,131 for GSM8K's 7,473 in the paper).
-    learnt = 3.5 * num_problems * seeds * pair / 2 * config.contrast.epochs
+    learnt = 3.5 * num_problems * seeds * example * config.contrast.epochs
     costs.append(_trained("positive and negative model", learnt, size, config.contrast.lora))
     costs.append(_read("scores and reference", 3.0 * pairs * pair, size))
     for row in config.rows:
@@ -76,7 +81,7 @@ def plan_costs(config: PipelineConfig, model: DecoderConfig | None) -> list[Cost
         tests = sum(map(_count, config.tests)) * (1 if row is Row.BASELINE else seeds)
         answers = tests * config.test_sampling.num_samples * config.test_sampling.max_new_tokens
         if method is not None:
-            trained = pairs * pair * config.train.epochs
+            trained = pairs * trained_pair * config.train.epochs
             costs.append(_trained(f"train {row.value}", trained, size, config.train.lora))
             extra = (method.start is Start.SFT) + (method.source is WeightSource.TGDPO)
             if extra:

@@ -6,10 +6,12 @@ import pytest
 
 from reasoning_jax import contrastive
 from reasoning_jax.align.methods import Row
+from reasoning_jax.align.pair_rows import PairRowsConfig
 from reasoning_jax.align_presets import PIPELINE_PRESETS, tiny
 from reasoning_jax.contrastive import run_pipeline, run_table
 from reasoning_jax.contrastive_plan import CHIPS, plan_costs, plan_text
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.data.packing import Layout
 from reasoning_jax.model.config import LoraConfig
 from reasoning_jax.model.presets import tiny as small_model
 from reasoning_jax.weights import model_source
@@ -63,6 +65,20 @@ def test_training_costs_a_product_less_with_adapters(rank, products):
     )
     assert found["train dpo"].tokens == 13 * 96 * 2 * 3
     assert found["train dpo"].flops == 2 * products * SIZE * 13 * 96 * 2 * 3
+
+
+def test_a_row_of_its_own_costs_its_padding_too():
+    """A pair in a row of 1,500, packed and by itself."""
+    base = config()
+    rows = PairRowsConfig(row_length=1500)
+    alone = dataclasses.replace(rows, layout=Layout.ONE_PER_ROW)
+    packed, single = (
+        costs(dataclasses.replace(base, train=dataclasses.replace(base.train, rows=one)))
+        for one in (rows, alone)
+    )
+    assert single["train dpo"].tokens == 13 * 1500 * 2 * 3
+    assert packed["train dpo"].tokens < single["train dpo"].tokens
+    assert packed["scores and reference"] == single["scores and reference"]
 
 
 def test_what_rows_rest_on_is_read_once_more():
