@@ -18,9 +18,11 @@ IN = $(VENV)/bin
 INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --editable
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-# Tests compile thousands of small programs and run each once: XLA's older code for loops compiles
-# faster. The long tests and the demos run what users run.
-TO_COMPILE_SOON = XLA_FLAGS="--xla_cpu_use_fusion_emitters=false $(XLA_FLAGS)"
+# Tests compile thousands of small programs and run each once: where XLA still has its older code
+# for loops, that compiles faster. The long tests and the demos run what users run.
+OLD_LOOPS = --xla_cpu_use_fusion_emitters=false
+SOON_COMPILED = XLA_FLAGS="$(XLA_FLAGS) $(shell XLA_FLAGS=$(OLD_LOOPS) JAX_PLATFORMS=cpu \
+	$(IN)/python -c 'import jax; jax.devices()' 2>/dev/null && echo $(OLD_LOOPS))"
 WITHOUT_TASKS = echo "The extra 'tasks' (reasoning-gym) could not be installed, going on without" >&2
 # A file of tests stays in one process: what its tests share is made once.
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --dist loadfile \
@@ -35,7 +37,7 @@ demo: $(VENV)/.main
 	$(IN)/python -m launch.local rec.pipeline --preset $(PRESET) $(DEMO_ARGS)
 
 test: $(VENV)/.dev
-	$(TO_COMPILE_SOON) $(PYTEST) -m "not long" $(PYTEST_ARGS)
+	$(SOON_COMPILED) $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
 	$(PYTEST) -m long $(PYTEST_ARGS)

@@ -40,6 +40,12 @@ CONFIG = OneRecConfig(
 )
 BATCH = 4
 
+# One program each: run eagerly, every loop and every operation would be compiled by itself.
+apply = jax.jit(onerec.apply, static_argnums=0)
+encode = jax.jit(onerec.encode, static_argnums=0)
+loss_of = jax.jit(next_token_loss, static_argnums=(0, 1))
+initial = jax.jit(onerec.init_params, static_argnums=0)
+
 
 def _batch(config: OneRecConfig = CONFIG, seed: int = 0, rows: int = BATCH) -> SessionBatch:
     rng = np.random.default_rng(seed)
@@ -57,11 +63,11 @@ def _batch(config: OneRecConfig = CONFIG, seed: int = 0, rows: int = BATCH) -> S
 
 
 def _params(config: OneRecConfig = CONFIG):
-    return onerec.init_params(config, key=jax.random.key(3))
+    return initial(config, key=jax.random.key(3))
 
 
 def test_loss_of_a_fresh_model_is_the_log_of_the_code_counts():
-    loss, metrics = next_token_loss(CONFIG, None, _params(), _batch(rows=64))
+    loss, metrics = loss_of(CONFIG, None, _params(), _batch(rows=64))
     for level, size in enumerate(CONFIG.level_sizes):
         ratio = metrics[f"loss_level_{level}"]
         assert float(ratio.total / ratio.count) == pytest.approx(math.log(size), abs=0.03)
@@ -102,7 +108,7 @@ def test_cached_decoding_equals_the_full_forward_pass():
     """Token by token, in pairs, and at once; two beams that hold the same and another session."""
     params, batch = _params(), _batch()
     other = dataclasses.replace(batch, target_codes=batch.target_codes[::-1])
-    expected = [onerec.apply(CONFIG, params, sessions).logits for sessions in (batch, other)]
+    expected = [apply(CONFIG, params, sessions).logits for sessions in (batch, other)]
     tokens = jnp.stack(
         [
             item_tokens(CONFIG, sessions.target_codes, BOS).reshape(BATCH, -1)
@@ -110,7 +116,7 @@ def test_cached_decoding_equals_the_full_forward_pass():
         ],
         axis=1,
     )
-    encoded = onerec.encode(CONFIG, params, batch.history_codes, batch.history_mask)
+    encoded = encode(CONFIG, params, batch.history_codes, batch.history_mask)
     roles = CONFIG.num_levels + 1
     decode = jax.jit(partial(onerec.decode, CONFIG))
     for width in (1, 2, tokens.shape[-1]):
@@ -139,7 +145,7 @@ def test_beams_that_move_between_tokens_keep_what_their_parents_wrote(session_it
     config = dataclasses.replace(CONFIG, session_items=session_items)
     params, batch = _params(config), _batch(config)
     params = onerec.for_many_steps(config, params, None)
-    encoded = onerec.encode(config, params, batch.history_codes, batch.history_mask)
+    encoded = encode(config, params, batch.history_codes, batch.history_mask)
     rng, num_places = np.random.default_rng(4), 3
     decode = jax.jit(partial(onerec.decode, config))
     cache = init_cache(config, BATCH, num_places)
@@ -169,7 +175,7 @@ def test_parameters_for_many_steps_give_the_same_scores(tied, backend):
 
     @jax.jit
     def scores(params):
-        encoded = onerec.encode(config, params, batch.history_codes, batch.history_mask)
+        encoded = encode(config, params, batch.history_codes, batch.history_mask)
         hidden, _ = onerec.decode(
             config, params, encoded, init_cache(config, BATCH, 1), tokens, jnp.int32(0)
         )
@@ -187,8 +193,8 @@ def test_padding_of_a_history_changes_nothing():
     one = dataclasses.replace(batch, history_mask=mask)
     two = dataclasses.replace(one, history_codes=batch.history_codes.at[:, 0].set(0))
     for left, right in zip(
-        onerec.apply(CONFIG, params, one).logits,
-        onerec.apply(CONFIG, params, two).logits,
+        apply(CONFIG, params, one).logits,
+        apply(CONFIG, params, two).logits,
         strict=True,
     ):
         np.testing.assert_allclose(left, right, atol=1e-6)
@@ -197,7 +203,7 @@ def test_padding_of_a_history_changes_nothing():
 def test_a_row_without_history_stays_finite():
     params, batch = _params(), _batch()
     empty = dataclasses.replace(batch, history_mask=jnp.zeros_like(batch.history_mask))
-    loss, _ = next_token_loss(CONFIG, None, params, empty)
+    loss, _ = loss_of(CONFIG, None, params, empty)
     assert bool(jnp.isfinite(loss.total))
 
 
@@ -206,8 +212,8 @@ def test_masked_targets_count_for_nothing():
     params, batch = _params(), _batch()
     masked = dataclasses.replace(batch, target_mask=batch.target_mask.at[:, 1].set(False))
     other = dataclasses.replace(masked, target_codes=masked.target_codes.at[:, 1].set(0))
-    loss, metrics = next_token_loss(CONFIG, None, params, masked)
-    other_loss, other_metrics = next_token_loss(CONFIG, None, params, other)
+    loss, metrics = loss_of(CONFIG, None, params, masked)
+    other_loss, other_metrics = loss_of(CONFIG, None, params, other)
     assert float(loss.total) == pytest.approx(float(other_loss.total), rel=1e-6)
     assert float(loss.count) == BATCH * CONFIG.num_levels
     load = metrics["expert_load"].total
@@ -228,7 +234,7 @@ def test_how_the_layers_run_does_not_change_the_gradient(change):
     params, batch = _params(), _batch()
 
     def grads(config):
-        return jax.grad(lambda p: next_token_loss(config, None, p, batch)[0].total)(params)
+        return jax.grad(lambda p: loss_of(config, None, p, batch)[0].total)(params)
 
     expected = grads(CONFIG)
     actual = grads(dataclasses.replace(CONFIG, **change))
@@ -240,7 +246,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     config = dataclasses.replace(CONFIG, compute_dtype=ComputeDtype.BFLOAT16)
     params, batch = _params(config), _batch()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    low, high = onerec.apply(config, params, batch), onerec.apply(CONFIG, params, batch)
+    low, high = apply(config, params, batch), apply(CONFIG, params, batch)
     for left, right in zip(low.logits, high.logits, strict=True):
         assert left.dtype == jnp.float32
         np.testing.assert_allclose(left, right, atol=0.05)
@@ -249,10 +255,10 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
 def test_dropout_needs_a_key_and_changes_the_loss():
     config = dataclasses.replace(CONFIG, dropout=0.3)
     params, batch = _params(), _batch()
-    plain = next_token_loss(config, None, params, batch)[0].total
+    plain = loss_of(config, None, params, batch)[0].total
     keys = jax.random.split(jax.random.key(0))
     first, again, second = (
-        next_token_loss(config, None, params, batch, key=key)[0].total
+        loss_of(config, None, params, batch, key=key)[0].total
         for key in (keys[0], keys[0], keys[1])
     )
     assert float(first) == float(again)
