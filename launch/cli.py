@@ -19,18 +19,12 @@ import tyro
 from core_jax.config import from_dict
 from core_jax.errors import AlignaxError, ConfigError, nearest_name
 from core_jax.jobs import Job
-from launch import places, processes, runtime, xla_flags
+from launch import exits, places, processes, runtime, xla_flags
 from launch.options import Options, UsageError, options_help, take_options
 from launch.plan import plan_text
 
 DEBUG_VARIABLE = "ALIGNAX_DEBUG"
 """Environment variable: set to 1, errors come with their traceback."""
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_PREEMPTED = 75
-"""A SIGTERM came while the job trained: saved; the same command goes on from there."""
-EXIT_INTERRUPTED = 130
 
 _HELP_FLAGS = ("-h", "--help")
 
@@ -72,7 +66,7 @@ def main(
       end (SIGTERM) and has saved, or 130 when interrupted.
     """
     code = _main(jobs, arguments, program, find_place)
-    if code not in (0, EXIT_PREEMPTED) and processes.joined():
+    if code not in (0, exits.PREEMPTED) and processes.joined():
         processes.leave(code)
     return code
 
@@ -94,19 +88,19 @@ def _main(
         return _run(request, options, find_place(options), name=rest[0])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exits.INTERRUPTED
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+        return stop.code if isinstance(stop.code, int) else exits.ERROR
     except AlignaxError as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+        return exits.USAGE if isinstance(error, UsageError) else exits.ERROR
     except Exception:
         if not processes.joined():
             raise
         traceback.print_exc()  # what ends a process of several must not wait for the others
-        return EXIT_ERROR
+        return exits.ERROR
 
 
 def _run(request: Request, options: Options, place: places.Place, *, name: str) -> int:
@@ -129,7 +123,7 @@ def _run(request: Request, options: Options, place: places.Place, *, name: str) 
         runtime.open_run(config, may_change=job.may_change)
     if job.run(config) is False:
         print("preempted: saved, run me again", file=sys.stderr)
-        return EXIT_PREEMPTED
+        return exits.PREEMPTED
     return 0
 
 
