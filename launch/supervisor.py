@@ -116,7 +116,7 @@ class _Processes:
         self._job = job
 
     def __enter__(self) -> "_Processes":
-        coordinator = f"127.0.0.1:{_free_port()}"
+        coordinator = f"127.0.0.1:{free_port()}"
         for number, output in enumerate(self._outputs):
             process = subprocess.Popen(
                 _command(self._config, self._job, coordinator, number),
@@ -270,7 +270,7 @@ def _environment(config: SupervisorConfig) -> dict[str, str]:
     return environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody listens at now."""
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
