@@ -1,4 +1,4 @@
-"""The supervisor with made-up processes: who dies, who is ended, what is said, what starts again."""
+"""The supervisor with made-up processes: who dies, who is ended, what is said and started again."""
 
 import os
 import signal
