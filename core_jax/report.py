@@ -56,10 +56,11 @@ class Reporter:
         path = pathlib.Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.rows = _cut_rows(path / "metrics.jsonl", restored_step)
-        self._file = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        # A queue without end: one of few places blocks for ever once a full disk ends its thread.
         self._board = tensorboardX.SummaryWriter(
-            str(path / "tensorboard"), purge_step=restored_step + 1
+            str(path / "tensorboard"), purge_step=restored_step + 1, max_queue=0
         )
+        self._file = (path / "metrics.jsonl").open("a", encoding="utf-8")
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total_steps, initial=restored_step, desc=name, unit="step", ascii=True
@@ -109,9 +110,9 @@ class Reporter:
             self._bar.close()
         else:
             self._print_line()
-        self._board.close()
-        self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        with file:
+            self._board.close()
 
     def _print_line(self) -> None:
         """Prints the progress as a line of its own, for logs that are not a terminal."""

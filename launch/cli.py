@@ -18,6 +18,7 @@ import tyro
 from core_jax.config import from_dict
 from core_jax.errors import AlignaxError, nearest_name
 from core_jax.jobs import Job
+from core_jax.storage_errors import describe_fault
 from launch import runtime
 
 DEBUG_VARIABLE = "ALIGNAX_DEBUG"
@@ -77,6 +78,12 @@ def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> 
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+    except Exception as error:
+        fault = describe_fault(error)
+        if fault is None or os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(f"StorageError: {fault}", file=sys.stderr)
+        return EXIT_ERROR
     return 0
 
 
