@@ -18,6 +18,7 @@ import jax
 
 from core_jax.config import difference, fingerprint, to_dict
 from core_jax.errors import ConfigError, DataError
+from core_jax.storage import local_run
 from core_jax.storage_errors import clear_storage_errors
 
 DONE = "done.json"
@@ -32,8 +33,8 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def stage_folder(run_dir: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Where a stage keeps its files."""
-    return pathlib.Path(run_dir) / "stages" / name
+    """Where a stage keeps its files; of a run at a URL, in its working copy."""
+    return local_run(run_dir) / "stages" / name
 
 
 def read_done(run_dir: str | os.PathLike[str], name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import tyro
 from core_jax.config import from_dict
 from core_jax.errors import AlignaxError, nearest_name
 from core_jax.jobs import Job
+from core_jax.storage import is_url, pull, working_copy
 from core_jax.storage_errors import describe_fault
 from launch import runtime
 
@@ -65,9 +66,10 @@ def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> 
             return 0
         runtime.start()
         only_looks = request.job.preview and getattr(request.config, request.job.preview)
-        if request.job.owns_run and not only_looks:
-            runtime.open_run(request.config, may_change=request.job.may_change)
-        request.job.run(request.config)
+        with runtime.on_disk(request.config) as config:
+            if request.job.owns_run and not only_looks:
+                runtime.open_run(config, may_change=request.job.may_change)
+            request.job.run(config)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -185,7 +187,9 @@ def _run_dir(rest: Sequence[str]) -> pathlib.Path | None:
         flag, equals, attached = word.partition("=")
         if flag in ("--run-dir", "--run_dir"):
             value = attached if equals else "".join(rest[index + 1 : index + 2])
-    return pathlib.Path(value) if value else None
+    if value and is_url(value):
+        pull(value, working_copy(value), may_be_absent=True)
+    return working_copy(value) if value else None
 
 
 def _overview(jobs: Mapping[str, Job], program: str) -> str:
