@@ -2,11 +2,10 @@
 
     python -m benchmarks.faults [--faults 50] [--seed 0] [--kinds sigterm ...] [--json]
 
-The pipeline (log -> semantic IDs -> OneRec -> evaluation -> report, on a made-up log) runs in
-processes of its own, the command of the README. It gets one kind of fault a few times, at moments
-drawn from the seed, is started again after each, and is then left to finish. What it leaves (every
-array of the last checkpoint with its data position, the evaluation) is compared, bit for bit, with
-an unbroken run on the same mesh.
+The pipeline (log -> sessions -> semantic IDs -> OneRec, on a made-up log) runs in processes of its
+own, the command of the README. It gets one kind of fault a few times, at moments drawn from the
+seed, is started again after each, and is then left to finish. Its last checkpoint (every array,
+the position in the data) is compared, bit for bit, with that of an unbroken run on the same mesh.
 
 | kind | what happens |
 |---|---|
@@ -16,7 +15,7 @@ an unbroken run on the same mesh.
 | truncated | SIGKILL, then a file of the newest checkpoint is cut to half |
 | flipped | SIGKILL, then one bit of a file of the newest checkpoint is turned |
 | full_disk | the disk takes no more from a random moment on: a clear error; then there is space |
-| lost_shard | SIGKILL, then a finished stage's file is lost: an error that names it; then it is back |
+| lost_shard | SIGKILL, then a finished stage's file is lost: an error names it; then it is back |
 
 The disk of `full_disk` is a small tmpfs that a file fills; without the right to mount one it is a
 limit of file sizes. "extra" is what a run took beyond the unbroken one, for each fault: the work
@@ -43,22 +42,11 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import polars as pl
 
-from core_jax.loop import LoopConfig
-from launch import runtime
-from rec_jax.config import GenerateConfig, PretrainConfig
-from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
-from rec_jax.data.session_config import EventRule, EventRuleConfig
-from rec_jax.presets import demo_tiny
-from rec_jax.semantic_ids.residual import SemanticIdConfig
-from rec_jax.stages import evaluate, prepare, pretrain, tokenize
+from benchmarks.faults_pipeline import CHECKPOINT_EVERY, LONGEST_WAIT, Bench
+from rec_jax.stages import prepare, pretrain, tokenize
 
-ROOT = pathlib.Path(__file__).parent.parent
-NUM_USERS, NUM_ITEMS, NUM_GENRES = 61, 53, 4
-NUM_STEPS, CHECKPOINT_EVERY = 240, 20
 FAULTS_PER_RUN = 4
-LONGEST_WAIT = 300.0
 DISK_SIZE = "64m"
 
 
@@ -71,119 +59,6 @@ class Tally:
     runs: int = 0
     identical: int = 0
     seconds: float = 0.0
-
-
-class Bench:
-    """The folder with the log, the runs and the cache of compiled programs that they share."""
-
-    def __init__(self, folder: pathlib.Path, draw: random.Random):
-        self.folder = folder
-        self.draw = draw
-        self.whole = 0.0
-        write_log(folder)
-
-    def open(self, name: str) -> pathlib.Path:
-        """A run folder that holds its config."""
-        base = demo_tiny()
-        loop = LoopConfig(
-            num_steps=NUM_STEPS,
-            log_every=10,
-            evaluate_every=4 * CHECKPOINT_EVERY,
-            checkpoint_every=CHECKPOINT_EVERY,
-        )
-        positive = EventRuleConfig(rule=EventRule.THRESHOLD, column="stars", threshold=4.0)
-        config = dataclasses.replace(
-            base,
-            run_dir=str(self.folder / name),
-            log=OwnLogConfig(
-                path=str(self.folder / "log.csv"),
-                items_path=str(self.folder / "items.csv"),
-                columns=("user_id=uid", "item_id=movie", "timestamp=when", "stars=stars"),
-                timestamp_unit=TimestampUnit.SECONDS,
-            ),
-            sessions=dataclasses.replace(base.sessions, positive=positive),
-            semantic_ids=SemanticIdConfig(level_sizes=(5, 5)),
-            pretrain=PretrainConfig(batch_size=16, loop=loop),
-            generate=GenerateConfig(session_beams=3, item_beams=11, batch_size=32),
-            evaluate=dataclasses.replace(base.evaluate, bootstrap_samples=50, legality_users=16),
-        )
-        return runtime.open_run(config)
-
-    @contextlib.contextmanager
-    def started(self, run: pathlib.Path) -> Iterator[subprocess.Popen]:
-        """A process that runs the pipeline; none of its group outlives the block."""
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        command = [sys.executable, "-m", "launch.local", "rec.pipeline", "--run-dir", str(run)]
-        with self.output(run).open("a") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def output(self, run: pathlib.Path) -> pathlib.Path:
-        """The file with what the processes of a run print."""
-        return self.folder / f"{run.name}.txt"
-
-    def finish(self, run: pathlib.Path) -> bool:
-        """Runs the pipeline to its end; whether it came there."""
-        with self.started(run) as process:
-            if process.wait(LONGEST_WAIT) == 0:
-                return True
-        print(self.output(run).read_text()[-2000:], file=sys.stderr)
-        return False
-
-    def strike(self, run: pathlib.Path, number: int, moment: Callable[[], bool]) -> int | None:
-        """Signals the pipeline at a moment; its exit code, or None if it had ended before."""
-        with self.started(run) as process:
-            deadline = time.monotonic() + LONGEST_WAIT
-            while not moment():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    return None
-                time.sleep(0.001)
-            os.killpg(process.pid, number)
-            return process.wait(LONGEST_WAIT)
-
-    def soon(self) -> Callable[[], bool]:
-        """A moment at random within the time that an unbroken run takes."""
-        moment = time.monotonic() + self.draw.uniform(0.1, 0.9) * self.whole
-        return lambda: time.monotonic() >= moment
-
-
-def write_log(folder: pathlib.Path) -> None:
-    """Users who walk through the items of one genre at a time."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(NUM_USERS):
-        genre, items = rng.integers(NUM_GENRES), []
-        while len(items) < 17:
-            genre = genre if rng.random() < 0.9 else rng.integers(NUM_GENRES)
-            item = int(rng.integers(NUM_ITEMS // NUM_GENRES) * NUM_GENRES + genre)
-            if item not in items:
-                items.append(item)
-        rows += [
-            {"uid": f"u{user}", "movie": f"i{item}", "when": 60 * place + 86_400 * user, "stars": 5}
-            for place, item in enumerate(items)
-        ]
-    pl.DataFrame(rows).write_csv(folder / "log.csv")
-    items = [
-        {"item_id": f"i{i}", "title": f"Film {i}", "categories": f"genre{i % NUM_GENRES}"}
-        for i in range(NUM_ITEMS)
-    ]
-    pl.DataFrame(items).write_csv(folder / "items.csv")
 
 
 def checkpoints(run: pathlib.Path) -> pathlib.Path:
@@ -285,7 +160,7 @@ def lost_shard(bench: Bench, run: pathlib.Path) -> bool:
     ready = bench.soon()
     if bench.strike(
         run, signal.SIGKILL, lambda: ready() and is_done(run, tokenize.NAME)
-    ) is None or is_done(run, evaluate.NAME):
+    ) is None or is_done(run, pretrain.NAME):
         return False
     folder = run / "stages" / bench.draw.choice((prepare.NAME, tokenize.NAME))
     files = json.loads((folder / "done.json").read_text())["files"]
@@ -308,7 +183,7 @@ KINDS = {
 
 
 def results(run: pathlib.Path) -> dict[str, bytes]:
-    """What a run leaves: arrays of the last checkpoint, its position, the evaluation."""
+    """What a run leaves: the arrays of the last checkpoint, its position in the data."""
     folder = checkpoints(run) / str(steps(run)[-1])
     arrays = ocp.PyTreeCheckpointHandler().restore(
         folder / "state",
@@ -323,8 +198,6 @@ def results(run: pathlib.Path) -> dict[str, bytes]:
     found = {f"{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes() for path, leaf in leaves}
     assert len(found) > 10, "the checkpoint has lost its arrays"
     found["meta"] = (folder / "meta" / "metadata").read_bytes()
-    for name in ("evaluation.json", "per_user_metrics.parquet"):
-        found[name] = (run / "stages" / evaluate.NAME / name).read_bytes()
     return found
 
 
@@ -349,7 +222,7 @@ def run_with(bench: Bench, kind: str, most: int, name: str, expected: dict, tall
     with disk_of(run, kind):
         bench.open(name)
         began, struck = time.monotonic(), 0
-        while struck < most and not is_done(run, evaluate.NAME) and KINDS[kind](bench, run):
+        while struck < most and not is_done(run, pretrain.NAME) and KINDS[kind](bench, run):
             struck += 1
         finished = bench.finish(run)
         tally.seconds += time.monotonic() - began - bench.whole
@@ -371,7 +244,7 @@ def table(tallies: dict[str, Tally]) -> str:
         "|---|---|---|---|---|---|",
     ]
     total = Tally()
-    for kind, tally in tallies.items():
+    for tally in tallies.values():
         for field in dataclasses.fields(Tally):
             setattr(total, field.name, getattr(total, field.name) + getattr(tally, field.name))
     for kind, tally in {**tallies, "all": total}.items():

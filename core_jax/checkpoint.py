@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from core_jax.arrays import Params, PyTree
 from core_jax.checkpoint_step import DamagedError, agreed, read_meta, read_state, save_arguments
 from core_jax.errors import CheckpointError
+from core_jax.storage import checkpoint_place, is_url
 from core_jax.storage_errors import clear_storage_errors, describe_fault
 
 _LOG = logging.getLogger(__name__)
@@ -295,8 +296,8 @@ def _score(root: epath.Path, step: int) -> float | None:
 
 def _absolute(folder: str | os.PathLike) -> epath.Path:
     """Returns the folder as an absolute path (Orbax refuses relative ones); gs:// stays."""
-    path = epath.Path(folder)
-    return path if "://" in os.fspath(folder) else path.absolute()
+    place = checkpoint_place(folder)
+    return epath.Path(place) if is_url(place) else epath.Path(place).absolute()
 
 
 def _step_folders(root: epath.Path) -> list[int]:

@@ -14,7 +14,8 @@ class Job:
 
     Attributes:
       run: does the work, given a config of the type that the presets return. That config has a
-        field `run_dir`, the run folder.
+        field `run_dir`, the run folder. Returns False when it was asked to end before it was
+        done and has saved where it was; anything else means that it is done.
       presets: name to a function that returns a full config; the first line of its docstring is
         what the command line lists.
       summary: one line for the command line's list of jobs.
@@ -29,7 +30,7 @@ class Job:
         folder is made then. "": there is none.
     """
 
-    run: Callable[[Any], None]
+    run: Callable[[Any], bool | None]
     presets: Mapping[str, Callable[[], Any]]
     summary: str
     owns_run: bool = True

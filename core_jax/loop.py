@@ -5,6 +5,7 @@ Dimension key: none.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -23,10 +24,14 @@ from core_jax.data.pipeline import Pipeline, to_device
 from core_jax.errors import ConfigError, DataError, NonFiniteError, nearest_name
 from core_jax.mesh import replicated
 from core_jax.metrics import Metrics, compute, merge
+from core_jax.processes import several
 from core_jax.profiling import StepTimer, TraceWindow
 from core_jax.report import Reporter, Row
 from core_jax.train_state import TrainState
 from core_jax.train_step import TrainStep
+
+_STEPS_TAKEN = itertools.count(1)
+"""Steps of this process, over all its loops; every process of a job takes the same."""
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 """Evaluates a state: values by name, as they are to stand in the report."""
@@ -320,8 +325,10 @@ def _preemption() -> Iterator[Callable[[int], bool]]:
     In a run of several processes JAX sees the signal and all processes learn of it at the same
     step.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+    if several():
+        # Of all loops in this process, not of this one: JAX agrees on a number to stop at, which
+        # must not lie behind what a loop after this one counts.
+        yield lambda step: multihost_utils.reached_preemption_sync_point(next(_STEPS_TAKEN))
         return
     asked, told = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -3,12 +3,15 @@
 Dimension key: none.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from core_jax.errors import ConfigError
@@ -52,6 +55,9 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices along the named axes.
 
+    Devices of several slices (TPU slices that only a data-center network joins) are arranged so
+    that nothing but the outermost axis, `data`, goes from slice to slice.
+
     Args:
       config: devices per axis.
       devices: the devices to use; all of them by default.
@@ -60,7 +66,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       A mesh with the axes `AXES`, all of them automatic: the compiler places the collectives.
 
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices.
+      ConfigError: the sizes do not multiply to the number of devices, or `data` does not split
+        over the slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {name: getattr(config, name) for name in AXES}
@@ -78,7 +85,53 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             "set one axis to -1 to take the remaining devices"
         )
     shape = tuple(len(devices) // fixed if name in rest else sizes[name] for name in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def slices_of(devices: Sequence[Any]) -> dict[int, int]:
+    """Devices per slice, by the slice's number; one slice where devices know of none."""
+    return dict(sorted(collections.Counter(map(_slice_of, devices)).items()))
+
+
+def _slice_of(device: Any) -> int:
+    """The number of a device's slice."""
+    return getattr(device, "slice_index", 0) or 0
+
+
+def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices in the shape of the mesh, neighbours along the inner axes."""
+    slices = slices_of(devices)
+    if len(slices) == 1:
+        return _on_torus(shape, devices)
+    if devices[0].platform != "tpu":
+        # Hosts of GPUs: each is a "slice", and the inner axes may go from host to host.
+        ordered = sorted(devices, key=lambda one: (_slice_of(one), one.process_index, one.id))
+        return np.asarray(ordered).reshape(shape)
+    num_slices = len(slices)
+    if len(set(slices.values())) > 1:
+        raise ConfigError(
+            f"the slices have unequal numbers of devices ({slices}); use slices of one kind"
+        )
+    if shape[0] % num_slices:
+        raise ConfigError(
+            f"mesh.data is {shape[0]}, but there are {num_slices} slices, which only the axis "
+            f"'data' may join; set mesh.data to a multiple of {num_slices}, or to -1 and the "
+            f"other axes so that their product divides a slice's {len(devices) // num_slices} "
+            "devices"
+        )
+    inner = (shape[0] // num_slices, *shape[1:])
+    blocks = [
+        _on_torus(inner, [one for one in devices if _slice_of(one) == number]) for number in slices
+    ]
+    return np.concatenate(blocks, axis=0)
+
+
+def _on_torus(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Devices of one slice; an axis of the torus is split only where there is no other way."""
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -26,11 +26,16 @@ from typing import Any
 
 from core_jax.data.fetch import cache_folder
 from core_jax.errors import StorageError
+from core_jax.processes import several
 
 SYNC_SECONDS = 5.0
 """Seconds between two looks for what is new in the working copy."""
 
+NATIVE = "gs://"
+"""Where Orbax writes the parts of several processes by itself."""
+
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://(.+)$")
+_CHECKPOINTS = "/checkpoints/"
 _MANIFEST = ".remote.json"
 _LAST = ("done.json", "metadata")  # metadata: the table of a checkpoint, in its folder `meta`
 _VERSION_FIELDS = ("etag", "ETag", "generation", "md5Hash", "LastModified", "created", "mtime")
@@ -110,10 +115,38 @@ def pull(url: str, folder: pathlib.Path, *, may_be_absent: bool = False) -> None
     with _clear_errors(url):
         copy = _Copy(folder, url)
         remote = copy.remote_files()
+        if several():  # read and written at the URL, see `checkpoint_place`
+            remote = {name: info for name, info in remote.items() if _CHECKPOINTS not in name}
         if not remote and not may_be_absent:
             raise StorageError(f"'{url}' has no files; check the address")
         copy.fetch(remote)
         copy.forget_all_but(remote)
+
+
+_mirrors: dict[pathlib.Path, "Mirror"] = {}
+
+
+def publish(folder: pathlib.Path) -> None:
+    """Sends a working copy that a running `Mirror` keeps; nothing to do for any other folder."""
+    for root, mirror in _mirrors.items():
+        if folder.is_relative_to(root):
+            mirror.send()
+
+
+def refresh(folder: pathlib.Path) -> None:
+    """Fetches what another process has published into a running `Mirror`'s working copy."""
+    for root, mirror in _mirrors.items():
+        if folder.is_relative_to(root):
+            mirror.fetch()
+
+
+def checkpoint_place(folder: str | os.PathLike[str]) -> str:
+    """Returns where the checkpoints of a folder are written: there, or at its URL.
+
+    Several processes write a checkpoint together, which needs a place that all of them see.
+    """
+    url = url_of(folder) if several() else None
+    return os.fspath(folder) if url is None else url
 
 
 class Mirror(contextlib.AbstractContextManager):
@@ -138,18 +171,24 @@ class Mirror(contextlib.AbstractContextManager):
         self._thread = threading.Thread(target=self._send_again_and_again, daemon=True)
 
     def __enter__(self) -> pathlib.Path:
-        pull(self._url, self.folder, may_be_absent=True)
+        self.fetch()
         _pulled.add(self._url)
+        _mirrors[self.folder] = self
         self._copy = _Copy(self.folder, self._url)
         if self._sends:
             self._thread.start()
         return self.folder
 
     def __exit__(self, *_: object) -> None:
+        del _mirrors[self.folder]
         if self._sends:
             self._ended.set()
             self._thread.join()
             self.send()
+
+    def fetch(self) -> None:
+        """Fetches what is new at the URL."""
+        pull(self._url, self.folder, may_be_absent=True)
 
     def send(self) -> None:
         """Sends what is new and removes what is gone; returns when it is there.
@@ -249,7 +288,7 @@ class _Copy:
     def _write_known(self) -> None:
         """Writes the list, all or nothing."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        scratch = self._folder / f"{_MANIFEST}.part"
+        scratch = self._folder / f"{_MANIFEST}.{os.getpid()}.part"
         scratch.write_text(json.dumps(self._known), encoding="utf-8")
         os.replace(scratch, self._folder / _MANIFEST)
 

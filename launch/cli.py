@@ -10,23 +10,28 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tyro
 
 from core_jax.config import from_dict
-from core_jax.errors import AlignaxError, nearest_name
+from core_jax.errors import AlignaxError, ConfigError, nearest_name
 from core_jax.jobs import Job
 from core_jax.storage import is_url, pull, working_copy
 from core_jax.storage_errors import describe_fault
-from launch import runtime
+from launch import places, processes, runtime, xla_flags
+from launch.options import Options, UsageError, options_help, take_options
+from launch.plan import plan_text
 
 DEBUG_VARIABLE = "ALIGNAX_DEBUG"
 """Environment variable: set to 1, errors come with their traceback."""
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
+EXIT_PREEMPTED = 75
+"""A SIGTERM came while the job trained: saved; the same command goes on from there."""
 EXIT_INTERRUPTED = 130
 
 _HELP_FLAGS = ("-h", "--help")
@@ -44,32 +49,51 @@ class Request(NamedTuple):
     config: Any
 
 
-class UsageError(AlignaxError):
-    """A command line that names no job, preset or flag of ours."""
+FindPlace = Callable[[Options], places.Place]
+"""Says which process of which job this one is."""
 
 
-def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> int:
+def main(
+    jobs: Mapping[str, Job],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    find_place: FindPlace = places.alone,
+) -> int:
     """Runs one job.
 
     Args:
       jobs: the jobs by name.
       arguments: job, preset and flags.
       program: how this program was started, for help texts.
+      find_place: says which process of which job this one is; by default the only one.
 
     Returns:
       Exit code: 0, or 1 after an error of the run (one line says which; with `ALIGNAX_DEBUG=1`
-      the exception goes on instead), or 2 for a wrong command line, or 130 when interrupted.
+      the exception goes on instead), or 2 for a wrong command line, or 75 when it was asked to
+      end (SIGTERM) and has saved, or 130 when interrupted.
     """
+    code = _main(jobs, arguments, program, find_place)
+    if code not in (0, EXIT_PREEMPTED) and processes.joined():
+        processes.leave(code)
+    return code
+
+
+def _main(
+    jobs: Mapping[str, Job], arguments: Sequence[str], program: str, find_place: FindPlace
+) -> int:
+    """Runs one job; errors as exit codes."""
     try:
-        request = parse(jobs, arguments, program=program)
-        if request is None:
+        options, rest = take_options(arguments, several=find_place is not places.alone)
+        if options.xla_flags:
+            print(xla_flags.table_text())
             return 0
-        runtime.start()
-        only_looks = request.job.preview and getattr(request.config, request.job.preview)
-        with runtime.on_disk(request.config) as config:
-            if request.job.owns_run and not only_looks:
-                runtime.open_run(config, may_change=request.job.may_change)
-            request.job.run(config)
+        request = parse(jobs, rest, program=program)
+        if request is None:
+            if find_place is not places.alone:
+                print(f"\nflags of processes:\n{options_help(several=True)}")
+            return 0
+        return _run(request, options, find_place(options), name=rest[0])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -82,10 +106,38 @@ def main(jobs: Mapping[str, Job], arguments: Sequence[str], *, program: str) -> 
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
     except Exception as error:
         fault = describe_fault(error)
-        if fault is None or os.environ.get(DEBUG_VARIABLE) == "1":
+        if fault is not None and os.environ.get(DEBUG_VARIABLE) != "1":
+            print(f"StorageError: {fault}", file=sys.stderr)
+            return EXIT_ERROR
+        if not processes.joined():
             raise
-        print(f"StorageError: {fault}", file=sys.stderr)
+        traceback.print_exc()  # what ends a process of several must not wait for the others
         return EXIT_ERROR
+
+
+def _run(request: Request, options: Options, place: places.Place, *, name: str) -> int:
+    """Joins the job's processes and runs its work; returns the exit code."""
+    job, config = request
+    if place.num_processes > 1 and not job.owns_run:
+        raise ConfigError(
+            f"{name} works in one process, and this job has {place.num_processes}; use python -m "
+            f"launch.local {name} on one host"
+        )
+    facts = processes.join(place, options, config)
+    runtime.start()
+    if options.dry_run:
+        text = plan_text(name, config, place, facts)
+        if place.process_id == 0:
+            print(text)
+        return 0
+    only_looks = job.preview and getattr(config, job.preview)
+    with runtime.on_disk(config) as config:
+        if job.owns_run and not only_looks:
+            runtime.open_run(config, may_change=job.may_change)
+        finished = job.run(config)
+    if finished is False:
+        print("preempted: saved, run me again", file=sys.stderr)
+        return EXIT_PREEMPTED
     return 0
 
 

@@ -17,7 +17,8 @@ import jax
 
 from core_jax.config import difference, to_dict
 from core_jax.errors import ConfigError
-from core_jax.storage import Mirror, is_url
+from core_jax.processes import several
+from core_jax.storage import NATIVE, Mirror, is_url
 
 CONFIG_NAME = "config.json"
 """The config of a run, in its folder."""
@@ -71,6 +72,11 @@ def on_disk(config: Any) -> Iterator[Any]:
     if not is_url(config.run_dir):
         yield config
         return
+    if several() and not config.run_dir.startswith(NATIVE):
+        raise ConfigError(
+            f"run_dir is '{config.run_dir}', and several processes write checkpoints together "
+            f"only to {NATIVE} or to a folder that all of them see; use one of these"
+        )
     with Mirror(config.run_dir, sends=jax.process_index() == 0) as folder:
         yield dataclasses.replace(config, run_dir=str(folder))
 

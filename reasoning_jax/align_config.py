@@ -53,6 +53,8 @@ class TrainConfig:
     """What the backward pass keeps of a layer."""
     unroll: int = 1
     """Layers per iteration of the compiled loop over layers; all of them is fastest on a CPU."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step of a profiler trace; none by default."""
 
     def __post_init__(self) -> None:
         """Checks every field on its own."""

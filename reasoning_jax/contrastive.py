@@ -27,16 +27,16 @@ from reasoning_jax.stages import prefer
 from reasoning_jax.stages.view import ViewConfig, run_view
 
 
-def run_pipeline(config: PipelineConfig) -> None:
+def run_pipeline(config: PipelineConfig) -> bool:
     """Everything: table, critical tokens, the page of tokens."""
     if config.plan:
         print(plan_text(config))
-        return
+        return True
     if not run_table(config):
-        return
+        return False
     first = config.seeds[0]
     if not runs.run_critical(config, first):
-        return
+        return False
     folder = pathlib.Path(config.run_dir) / f"seed{first}"
     if config.critical is not None:
         report = stage_folder(folder / "critical", "estimate") / "estimate.md"
@@ -44,6 +44,7 @@ def run_pipeline(config: PipelineConfig) -> None:
     beta = config.scoring.betas[0]
     page = run_view(ViewConfig(run=str(folder), limit=config.view_limit, beta=beta))
     print(f"Token by token: {page}")
+    return True
 
 
 def run_table(config: PipelineConfig) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 
 from core_jax.jobs import Job
 from core_jax.optim import OptimConfig, Schedule
+from core_jax.processes import is_first, several
 from reasoning_jax.align.methods import MethodConfig, WeightSource
 from reasoning_jax.align.pair_rows import PairRowsConfig
 from reasoning_jax.align_config import (
@@ -26,8 +27,8 @@ from reasoning_jax.stages.view import ViewConfig, run_view
 from reasoning_jax.weights.model_source import PACKAGED, ModelConfig
 
 
-def run_temperature(config: TemperatureJobConfig) -> None:
-    """Looks for the sampling temperature, and prints what was tried."""
+def run_temperature(config: TemperatureJobConfig) -> bool:
+    """Looks for the sampling temperature, prints what was tried. Returns whether it is found."""
     sampled = EvaluateConfig(
         run_dir=config.run_dir,
         model=config.model,
@@ -38,26 +39,42 @@ def run_temperature(config: TemperatureJobConfig) -> None:
         grader=config.grader,
         mesh=config.mesh,
     )
-    if temperature.run(sampled, config.search):
+    done = temperature.run(sampled, config.search)
+    if done:
         print(f"Temperature: {temperature.found_temperature(config.run_dir):g}")
+    return done
 
 
-def table(config: PipelineConfig) -> None:
-    """The table of methods, without critical tokens and page."""
-    run_table(config)
+def table(config: PipelineConfig) -> bool:
+    """The table of methods, without critical tokens and page. Returns whether it is done."""
+    return run_table(config) or config.plan
 
 
-def run_prefer(config: PreferConfig) -> None:
-    """Trains by one method, and writes the model for others."""
-    if prefer.run(config):
-        written = prefer.export_policy(config)
-        print(f"Trained: {written.adapter or written.source}")
+def run_prefer(config: PreferConfig) -> bool:
+    """Trains by one method, and writes the model for others. Returns whether all is done.
+
+    Several processes only train: the same command in one process then writes the model.
+    """
+    if not prefer.run(config):
+        return False
+    if several():
+        if is_first():
+            print(
+                f"Trained: {config.run_dir}; python -m launch.local reasoning.prefer --run-dir "
+                f"{config.run_dir} writes the model for others, in one process"
+            )
+        return True
+    written = prefer.export_policy(config)
+    print(f"Trained: {written.adapter or written.source}")
+    return True
 
 
-def run_base(config: BaseConfig) -> None:
-    """Makes a small model from nothing."""
-    if base.run(config):
+def run_base(config: BaseConfig) -> bool:
+    """Makes a small model from nothing. Returns whether it is done."""
+    done = base.run(config)
+    if done:
         print(f"Model: {base.model_folder(config.run_dir)}")
+    return done
 
 
 def view(config: ViewConfig) -> None:

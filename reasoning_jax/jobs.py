@@ -13,6 +13,7 @@ from core_jax.config import from_dict
 from core_jax.errors import DataError
 from core_jax.jobs import Job
 from core_jax.mesh import make_mesh
+from core_jax.processes import is_first
 from reasoning_jax.comparison import compare_runs
 from reasoning_jax.config import (
     CompareConfig,
@@ -31,26 +32,34 @@ from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.peft import Adapter, export_adapter
 
 
-def run_evaluate(config: EvaluateConfig) -> None:
-    """Samples, grades, sums up, and prints the table."""
+def run_evaluate(config: EvaluateConfig) -> bool:
+    """Samples, grades, sums up, and prints the table. Returns whether all is done."""
     if not (rollout.run(config) and evaluate.run(config)):
-        return
+        return False
     folder = evaluate.results_folder(config.run_dir)
     print(f"\n{(folder / 'results.md').read_text(encoding='utf-8')}")
     print(f"Every solution: {rollout.trajectories_path(config.run_dir)}")
     print(f"Picture: {folder / 'accuracy.png'}")
+    return True
 
 
-def run_rollout(config: EvaluateConfig) -> None:
-    """Samples and grades, without a summary."""
-    if rollout.run(config):
+def run_rollout(config: EvaluateConfig) -> bool:
+    """Samples and grades, without a summary. Returns whether all is done."""
+    done = rollout.run(config)
+    if done:
         print(f"Solutions: {rollout.trajectories_path(config.run_dir)}")
+    return done
 
 
-def run_sft(config: SftConfig) -> None:
-    """Fine-tunes; the adapters or the model are written for others by `reasoning.export`."""
-    if sft.run(config):
+def run_sft(config: SftConfig) -> bool:
+    """Fine-tunes; the adapters or the model are written for others by `reasoning.export`.
+
+    Returns whether it is done.
+    """
+    done = sft.run(config)
+    if done and is_first():
         print(f"Trained: {config.run_dir}; write it with reasoning.export --run-dir")
+    return done
 
 
 def run_compare(config: CompareConfig) -> None:
@@ -142,6 +151,7 @@ JOBS: dict[str, Job] = {
         run_sft,
         SFT_PRESETS,
         "Fine-tune on solutions: all parameters, or LoRA adapters.",
+        may_change=("mesh",),
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.compare": Job(

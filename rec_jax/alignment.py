@@ -27,7 +27,7 @@ from rec_jax.stages import (
 )
 
 
-def run_align(config: AlignRunConfig) -> None:
+def run_align(config: AlignRunConfig) -> bool:
     """Runs every stage that is not done yet, and prints what the judges say.
 
     Raises:
@@ -36,13 +36,14 @@ def run_align(config: AlignRunConfig) -> None:
     config = resolved(config)
     folders = folders_of(config)
     if not (config.from_run or run_base(folders, config)):
-        return
+        return False
     if not (run_shared(folders, config) and run_rounds(folders, config)):
-        return
+        return False
     align_report.run(folders, config)
     fusion = load_fusion(stage_folder(folders.shared, reward.NAME) / "fusion.json")
     print(f"\n{align_report.text(folders)}\n\nReward model\n{describe(fusion)}")
     print(f"\nReport: {config.run_dir}/report/index.html")
+    return True
 
 
 def resolved(config: AlignRunConfig) -> AlignRunConfig:

@@ -40,18 +40,19 @@ from rec_jax.stages import align_report
 from rec_jax.stages.align_report import BASELINE
 
 
-def run_table(config: AlignmentTableConfig) -> None:
+def run_table(config: AlignmentTableConfig) -> bool:
     """Runs every cell that is not done yet, then writes and prints the table."""
     for seed in config.seeds:
         cells = table_cells(config, seed)
         first = cells[0]
         if not (run_base(first.folders, first.config) and run_shared(first.folders, first.config)):
-            return
+            return False
         for cell in cells:
             if not run_rounds(cell.folders, cell.config):
-                return
+                return False
     page = _write(config, pathlib.Path(config.run_dir) / "report")
     print(f"\n{(page.parent / 'table.txt').read_text()}\nReport: {page}")
+    return True
 
 
 def _policies(config: AlignmentTableConfig, seed: int) -> dict[str, Measures]:

@@ -3,8 +3,6 @@
 Dimension key: none.
 """
 
-from collections.abc import Callable
-
 from core_jax.jobs import Job
 from rec_jax.align_presets import ALIGN_PRESETS, TABLE_PRESETS
 from rec_jax.alignment import run_align
@@ -15,17 +13,21 @@ from rec_jax.stages import encode, evaluate, prepare, pretrain, recommend, repor
 from rec_jax.world_jobs import AbTestConfig, SimulateConfig, run_ab_test, run_simulate
 
 
-def run_pipeline(config: PipelineConfig) -> None:
-    """Runs every stage that is not done yet, then prints a user's recommendations."""
+def run_pipeline(config: PipelineConfig) -> bool:
+    """Runs every stage that is not done yet, then prints a user's recommendations.
+
+    Returns whether all is done.
+    """
     for stage in (prepare, tokenize):
         stage.run(config)
     if not run_pretrain(config):
-        return
+        return False
     evaluate.run(config)
     report.run(config)
     print(f"\n{(evaluate.load_folder(config.run_dir) / 'report.txt').read_text()}")
     print(report.first_sample_text(config.run_dir))
     print(f"\nReport: {config.run_dir}/report/index.html")
+    return True
 
 
 def run_pretrain(config: PipelineConfig) -> bool:
@@ -34,15 +36,6 @@ def run_pretrain(config: PipelineConfig) -> bool:
     if done and config.pretrain.pointwise_steps:
         done = pretrain.run(config, pointwise=True)
     return done
-
-
-def _stage(run: Callable[[PipelineConfig], bool]) -> Callable[[PipelineConfig], None]:
-    """A stage as a job: what it returns is for the pipeline."""
-
-    def job(config: PipelineConfig) -> None:
-        run(config)
-
-    return job
 
 
 def _recommend_defaults() -> recommend.RecommendConfig:
@@ -66,12 +59,24 @@ def _ab_defaults() -> AbTestConfig:
 
 
 JOBS: dict[str, Job] = {
-    "rec.pipeline": Job(run_pipeline, PRESETS, "OneRec from a log to a report: every stage."),
-    "rec.prepare": Job(_stage(prepare.run), PRESETS, "Stage 1: log -> checked log, sessions."),
-    "rec.tokenize": Job(_stage(tokenize.run), PRESETS, "Stage 2: items -> semantic IDs."),
-    "rec.pretrain": Job(_stage(run_pretrain), PRESETS, "Stage 3: next-token training."),
-    "rec.evaluate": Job(_stage(evaluate.run), PRESETS, "Stage 4: OneRec against baselines."),
-    "rec.report": Job(_stage(report.run), PRESETS, "Stage 5: report/index.html with pictures."),
+    "rec.pipeline": Job(
+        run_pipeline, PRESETS, "OneRec from a log to a report: every stage.", may_change=("mesh",)
+    ),
+    "rec.prepare": Job(
+        prepare.run, PRESETS, "Stage 1: log -> checked log, sessions.", may_change=("mesh",)
+    ),
+    "rec.tokenize": Job(
+        tokenize.run, PRESETS, "Stage 2: items -> semantic IDs.", may_change=("mesh",)
+    ),
+    "rec.pretrain": Job(
+        run_pretrain, PRESETS, "Stage 3: next-token training.", may_change=("mesh",)
+    ),
+    "rec.evaluate": Job(
+        evaluate.run, PRESETS, "Stage 4: OneRec against baselines.", may_change=("mesh",)
+    ),
+    "rec.report": Job(
+        report.run, PRESETS, "Stage 5: report/index.html with pictures.", may_change=("mesh",)
+    ),
     "rec.recommend": Job(
         recommend.run,
         {"default": _recommend_defaults},
@@ -88,7 +93,12 @@ JOBS: dict[str, Job] = {
         run_align,
         ALIGN_PRESETS,
         "Preference alignment in rounds, before three judges (--from RUN).",
-        may_change=("evaluate.bootstrap_samples", "evaluate.confidence", "evaluate.best_of"),
+        may_change=(
+            "evaluate.bootstrap_samples",
+            "evaluate.confidence",
+            "evaluate.best_of",
+            "pipeline.mesh",
+        ),
     ),
     "rec.alignment_table": Job(
         run_table,

@@ -9,7 +9,9 @@ Dimension key:
   B: batch on this host
 """
 
+import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
@@ -44,6 +46,31 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Record:
         """Returns one record; equal names, shapes and dtypes in every record."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """The parts of every batch that a process feeds; see `host_share`."""
+
+    parts: tuple[int, ...] = (0,)
+    """Numbers of its parts, ascending."""
+    num_parts: int = 1
+    """Equal parts of a batch."""
+
+    def places(self, num_rows: int) -> np.ndarray:
+        """Returns the rows of a batch of `num_rows` that are this share, in order.
+
+        >>> Share(parts=(0, 2), num_parts=4).places(8).tolist()
+        [0, 1, 4, 5]
+        """
+        return np.concatenate(
+            [
+                np.arange(
+                    part * num_rows // self.num_parts, (part + 1) * num_rows // self.num_parts
+                )
+                for part in self.parts
+            ]
+        )
 
 
 class Pipeline(Iterator[PyTree]):
@@ -90,14 +117,13 @@ def make_pipeline(
     num_epochs: int | None = None,
     shuffle: bool = True,
     drop_remainder: bool = True,
-    process_index: int | None = None,
-    process_count: int | None = None,
+    share: Share = Share(),
     prefetch: int = 2,
 ) -> Pipeline:
     """Builds the input pipeline of one host.
 
-    Host p of P gets rows [p B, (p + 1) B) of every global batch, so that the hosts' batches, one
-    after the other, are the batch that one host alone would get.
+    Each host gets its rows of every global batch, so that the hosts' batches, put in their
+    places, are the batch that one host alone would get.
 
     Args:
       source: records by index.
@@ -108,8 +134,7 @@ def make_pipeline(
       num_epochs: passes over the source; None for no end. Batches run across the end of an epoch.
       shuffle: whether each epoch has its own random order, or all that of the source.
       drop_remainder: whether a last, smaller batch is left out.
-      process_index: index of this host's share; by default the JAX process.
-      process_count: number of shares; by default the number of JAX processes.
+      share: this host's part of each batch, from `host_share`; all of it by default.
       prefetch: batches prepared ahead by a background thread; 0 for none. The position is that
         of the batches taken, whatever has been prepared.
 
@@ -120,12 +145,11 @@ def make_pipeline(
       ConfigError: batch_size does not split over the hosts.
       DataError: the source is empty or has fewer records than a batch.
     """
-    index = jax.process_index() if process_index is None else process_index
-    count = jax.process_count() if process_count is None else process_count
+    count = share.num_parts
     if batch_size < 1 or batch_size % count:
         raise ConfigError(
-            f"batch_size {batch_size} is not a positive multiple of the {count} hosts that share "
-            f"each batch; set it to a multiple of {count}."
+            f"batch_size {batch_size} is not a positive multiple of the {count} parts of a batch "
+            f"that the hosts share; set it to a multiple of {count}."
         )
     num_records = len(source)
     total = sys.maxsize if num_epochs is None else num_records * num_epochs
@@ -137,8 +161,8 @@ def make_pipeline(
         )
     if remainder % count:
         raise ConfigError(
-            f"The last batch has {remainder} rows, which {count} hosts cannot share evenly; set "
-            "drop_remainder, or pad the source."
+            f"The last batch has {remainder} rows, which do not split into the {count} parts that "
+            "the hosts share; set drop_remainder, or pad the source."
         )
     rows = _Rows(num_records, seed=seed, shuffle=shuffle)
     gathered = _Batches(
@@ -147,7 +171,7 @@ def make_pipeline(
         random_map=random_map,
         batch_size=batch_size,
         total=total - (total % batch_size if drop_remainder else 0),
-        share=(index, count),
+        share=share,
     )
     batches = grain.MapDataset.source(cast(Any, gathered))
     if transform is not None:
@@ -166,61 +190,103 @@ def to_device(batch: PyTree, mesh: Mesh) -> PyTree:
     """Places one host's rows as its part of a global batch.
 
     Args:
-      batch: pytree of arrays [B, ...] on the host.
+      batch: pytree of arrays [B, ...] on the host, the rows of `host_share(mesh)`.
       mesh: device mesh; the leading dimension is split over its batch axes.
 
     Returns:
-      The global batch: arrays [B * number of shares, ...], see `host_share`.
+      The global batch: arrays [B * number of hosts' parts, ...].
+
+    Raises:
+      ConfigError: the rows do not split over the devices.
+    """
+    sharding, share = batch_sharding(mesh), host_share(mesh)
+
+    def place(local: np.ndarray) -> jax.Array:
+        shape = (local.shape[0] * share.num_parts // len(share.parts), *local.shape[1:])
+        _check_rows(shape[0], mesh)
+        if len(share.parts) == 1:
+            return jax.make_array_from_process_local_data(sharding, local, shape)
+        at = {int(row): index for index, row in enumerate(share.places(shape[0]))}
+
+        def read(index: Any) -> np.ndarray:
+            first, stop, _ = index[0].indices(shape[0])
+            return local[at[first] : at[first] + stop - first]
+
+        return jax.make_array_from_callback(shape, sharding, read)
+
+    return jax.tree.map(place, batch)
+
+
+def whole_to_device(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Places a batch that every process has whole: each device gets its rows.
+
+    Args:
+      batch: pytree of arrays [B, ...] on the host, the same in every process.
+      mesh: device mesh; the leading dimension is split over its batch axes.
+
+    Returns:
+      The global batch: arrays [B, ...].
 
     Raises:
       ConfigError: the rows do not split over the devices.
     """
     sharding = batch_sharding(mesh)
-    _, count = host_share(mesh)
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
-    def place(local: np.ndarray) -> jax.Array:
-        shape = (local.shape[0] * count, *local.shape[1:])
-        if shape[0] % shards:
-            raise ConfigError(
-                f"A batch of {shape[0]} rows does not split over {shards} devices; set the batch "
-                f"size to a multiple of {shards}."
-            )
-        return jax.make_array_from_process_local_data(sharding, local, shape)
+    def place(whole: np.ndarray) -> jax.Array:
+        _check_rows(whole.shape[0], mesh)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(place, batch)
 
 
-def host_share(mesh: Mesh) -> tuple[int, int]:
-    """Returns which share of each global batch this process feeds, and of how many.
+def _check_rows(num_rows: int, mesh: Mesh) -> None:
+    """Raises unless a batch splits over the devices."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if num_rows % shards:
+        raise ConfigError(
+            f"A batch of {num_rows} rows does not split over {shards} devices; set the batch "
+            f"size to a multiple of {shards}."
+        )
 
-    Processes that differ only along mesh axes that do not split the batch feed the same rows.
+
+def host_share(mesh: Mesh) -> Share:
+    """Returns which rows of each global batch this process feeds.
+
+    Processes that differ only along mesh axes that do not split the batch feed the same rows. On
+    a torus the devices of a host need not be neighbours along the batch: its rows then are
+    several parts of the batch.
 
     Args:
       mesh: device mesh.
 
-    Returns:
-      (process_index, process_count) for `make_pipeline`.
-
     Raises:
-      ConfigError: the devices of this process do not hold one contiguous part of the batch.
+      ConfigError: this process has no device of the mesh.
     """
+    return share_of(mesh, jax.process_index())
+
+
+@functools.lru_cache
+def share_of(mesh: Mesh, process: int) -> Share:
+    """Returns `host_share` of any process."""
     devices = np.moveaxis(
         mesh.devices, [mesh.axis_names.index(axis) for axis in BATCH_AXES], range(len(BATCH_AXES))
     )
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     owners = devices.reshape(shards, -1)
     mine = [
         shard
         for shard in range(shards)
-        if any(device.process_index == jax.process_index() for device in owners[shard])
+        if any(device.process_index == process for device in owners[shard])
     ]
-    if not mine or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+    if not mine:
         raise ConfigError(
-            f"Process {jax.process_index()} holds the batch shards {mine} of {shards}; order the "
-            "devices so that each process holds a contiguous and equal part."
+            f"process {process} has none of the mesh's {mesh.size} devices; let the mesh have all "
+            "devices of the job (one axis -1), or start fewer processes"
         )
-    return mine[0] // len(mine), shards // len(mine)
+    neighbours = mine == list(range(mine[0], mine[0] + len(mine)))
+    if neighbours and not (mine[0] % len(mine) or shards % len(mine)):
+        return Share(parts=(mine[0] // len(mine),), num_parts=shards // len(mine))
+    return Share(parts=tuple(mine), num_parts=shards)
 
 
 class _Rows:
@@ -266,7 +332,7 @@ class _Batches:
         random_map: RandomMap | None,
         batch_size: int,
         total: int,
-        share: tuple[int, int],
+        share: Share,
     ):
         self._source = source
         self._rows = rows
@@ -281,8 +347,7 @@ class _Batches:
     def __getitem__(self, number: int) -> Record:
         start = number * self._batch_size
         rows = min(self._batch_size, self._total - start)
-        index, count = self._share
-        places_B = start + np.arange(index * rows // count, (index + 1) * rows // count)
+        places_B = start + self._share.places(rows)
         records = [self._source[int(row)] for row in self._rows.at(places_B)]
         if self._random_map is not None:
             generators = _generators(self._rows.seed, places_B)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Params
 from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline
+from core_jax.data.pipeline import host_share, make_pipeline
 from core_jax.errors import ConfigError, DataError
 from core_jax.loop import Evaluate, FitResult, fit
 from core_jax.mesh import make_mesh
@@ -98,7 +98,11 @@ def _train(config: BaseConfig, folder: pathlib.Path) -> Mapping[str, Any] | None
             state=state,
             train_step=train_step,
             pipeline=make_pipeline(
-                rows, batch_size=config.batch_size, seed=config.seed, transform=to_packed_batch
+                rows,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                transform=to_packed_batch,
+                share=host_share(mesh),
             ),
             key=loop_key,
             folder=folder,

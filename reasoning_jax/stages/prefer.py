@@ -19,12 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
-from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline
+from core_jax.config import fingerprint, to_dict
+from core_jax.data.pipeline import host_share, make_pipeline
 from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
-from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
 from core_jax.train_step import make_train_step
 from reasoning_jax.align.contrast_model import LOG_PROB
 from reasoning_jax.align.methods import WeightSource
@@ -53,7 +53,8 @@ _LOGGER = logging.getLogger(__name__)
 
 def run(config: PreferConfig) -> bool:
     """Runs the stage unless it is done. Returns whether it is done now."""
-    return run_stage(config.run_dir, NAME, _parts(config), functools.partial(_train, config))
+    work = functools.partial(_train, config)
+    return run_stage(config.run_dir, NAME, _parts(config), work, workers=Workers.ALL)
 
 
 def load_policy(config: PreferConfig, mesh: Mesh) -> LoadedModel:
@@ -124,8 +125,10 @@ def _parts(config: PreferConfig) -> dict[str, Any]:
         name: file_digest(getattr(config, name))
         for name in ("pairs", "reference", "scores", "guide")
     }
-    rest = ("model", "train", "method", "seed")
-    return files | {name: getattr(config, name) for name in rest}
+    train = to_dict(config.train)
+    del train["profile_steps"]  # what is recorded changes no result
+    rest = ("model", "method", "seed")
+    return files | {"train": train} | {name: getattr(config, name) for name in rest}
 
 
 def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
@@ -170,7 +173,11 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
             frozen=frozen,
         ),
         pipeline=make_pipeline(
-            rows, batch_size=train.batch_size, seed=config.seed, transform=to_pair_batch
+            rows,
+            batch_size=train.batch_size,
+            seed=config.seed,
+            transform=to_pair_batch,
+            share=host_share(mesh),
         ),
         key=dropout_key,
         folder=folder,
@@ -252,6 +259,7 @@ def _loop(config: PreferConfig, num_steps: int) -> LoopConfig:
         evaluate_every=every,
         checkpoint_every=every,
         keep_checkpoints=1,
+        profile_steps=config.train.profile_steps,
     )
 
 

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Params
 from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline
+from core_jax.data.pipeline import host_share, make_pipeline
 from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
-from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
 from core_jax.train_step import make_train_step
 from reasoning_jax.config import SftConfig, Solutions
 from reasoning_jax.data.load import load_problems
@@ -48,7 +48,8 @@ _LOGGER = logging.getLogger(__name__)
 def run(config: SftConfig) -> bool:
     """Runs the stage unless it is done. Returns whether it is done now."""
     parts = _parts(config) | {"loop": config.loop}
-    return run_stage(config.run_dir, NAME, parts, functools.partial(_train, config))
+    work = functools.partial(_train, config)
+    return run_stage(config.run_dir, NAME, parts, work, workers=Workers.ALL)
 
 
 def load_trained(config: SftConfig, mesh: Mesh) -> tuple[LoadedModel, Params | None]:
@@ -120,6 +121,7 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
             batch_size=config.batch_size,
             seed=config.seed,
             transform=to_packed_batch,
+            share=host_share(mesh),
         ),
         key=dropout_key,
         folder=folder,

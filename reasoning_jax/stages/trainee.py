@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Key, Params, PyTree
 from core_jax.checkpoint import restore_params
-from core_jax.data.pipeline import to_device
+from core_jax.data.pipeline import whole_to_device
 from core_jax.loop import Evaluate
 from core_jax.metrics import compute, merge
 from core_jax.sharding import match_rules
@@ -121,7 +121,7 @@ def looks(
     def evaluate(state: Any) -> dict[str, float]:
         totals = None
         for batch in rows.in_order(batch_size):
-            metrics = eval_step(state.params, to_device(batch, mesh))
+            metrics = eval_step(state.params, whole_to_device(batch, mesh))
             totals = metrics if totals is None else merge(totals, metrics)
         assert totals is not None, "there is at least one row"
         values = compute(totals)

@@ -19,11 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.config import fingerprint, to_dict
-from core_jax.data.pipeline import Pipeline, make_pipeline
+from core_jax.data.pipeline import Pipeline, host_share, make_pipeline
 from core_jax.loop import fit
 from core_jax.mesh import BATCH_AXES, make_mesh
 from core_jax.optim import make_optimizer, make_schedule
-from core_jax.run_folder import read_done, run_stage
+from core_jax.processes import is_first
+from core_jax.run_folder import Workers, read_done, run_stage
 from core_jax.train_state import TrainState, init_state
 from core_jax.train_step import make_train_step
 from rec_jax.align.methods import uses_token_weights
@@ -49,7 +50,11 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
         return _train(folders, config, number, folder)
 
     return run_stage(
-        folders.run, generators.train_stage(number), _parts(folders, config, number), work
+        folders.run,
+        generators.train_stage(number),
+        _parts(folders, config, number),
+        work,
+        workers=Workers.ALL,
     )
 
 
@@ -83,7 +88,8 @@ def _train(
     start, params = generators.load(folders, number - 1, mesh)
     model = dataclasses.replace(start, dropout=settings.dropout)
     # What is handed on is the model of the start: dropout is a setting of this training alone.
-    (folder / "model.json").write_text(json.dumps(to_dict(start), indent=2))
+    if is_first():
+        (folder / "model.json").write_text(json.dumps(to_dict(start), indent=2))
     optimizer = make_optimizer(settings.optim, loop.num_steps)
     state, shardings = init_state(
         functools.partial(onerec.init_params, model),
@@ -147,6 +153,7 @@ def _pipeline(
         seed=int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0]),
         random_map=functools.partial(fill, sessions, settings.augment),
         transform=bundles_to_batch(index.codes),
+        share=host_share(mesh),
     )
 
 

@@ -21,11 +21,11 @@ from jax.sharding import Mesh
 from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint
-from core_jax.data.pipeline import make_pipeline
+from core_jax.data.pipeline import host_share, make_pipeline
 from core_jax.loop import fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
-from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
 from core_jax.train_state import init_state
 from core_jax.train_step import make_train_step
 from rec_jax.align.array_file import read_arrays, write_arrays
@@ -78,7 +78,8 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
         train = functools.partial(_train, folders, config, number, side)
         parts = _model_parts(folders, config, number)
         run_dir = candidates.run_dir(folders, number)
-        if not run_stage(run_dir, model_stage(number, side), parts, train):
+        name = model_stage(number, side)
+        if not run_stage(run_dir, name, parts, train, workers=Workers.ALL):
             return False
     score = functools.partial(_score, folders, config, number)
     parts = _score_parts(folders, config, number)
@@ -185,6 +186,7 @@ def _train(
             batch_size=settings.batch_size,
             seed=int(words[0]),
             transform=batch_to_codes(tokenize.load(folders.base).codes),
+            share=host_share(mesh),
         ),
         key=jax.random.key(int(words[1])),
         folder=folder,

@@ -12,7 +12,7 @@ import polars as pl
 
 from core_jax.config import difference, from_dict, to_dict
 from core_jax.errors import ConfigError, DataError
-from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
 from rec_jax.config import MovielensConfig, PipelineConfig
 from rec_jax.data.builders.movielens import load_movielens
 from rec_jax.data.interactions import InteractionLog, read_log, write_log
@@ -54,7 +54,7 @@ def run(config: PipelineConfig) -> bool:
         return {"events": log.interactions.height, "drops": log.drops, "counts": data.counts}
 
     parts = {"log": config.log, "sessions": config.sessions}
-    return run_stage(config.run_dir, NAME, parts, work)
+    return run_stage(config.run_dir, NAME, parts, work, workers=Workers.FIRST)
 
 
 def load(run_dir: str) -> tuple[InteractionLog, SessionData]:

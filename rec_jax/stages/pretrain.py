@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 from core_jax.arrays import Params
 from core_jax.checkpoint import restore_params
 from core_jax.config import fingerprint, from_dict, to_dict
-from core_jax.data.pipeline import RandomMap, make_pipeline, to_device
+from core_jax.data.pipeline import RandomMap, host_share, make_pipeline, whole_to_device
 from core_jax.loop import Evaluate, fit
 from core_jax.mesh import make_mesh
 from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
-from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.processes import is_first
+from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
 from core_jax.train_state import init_state
 from core_jax.train_step import make_eval_step, make_train_step
 from rec_jax.config import PipelineConfig
@@ -67,7 +68,14 @@ def run(config: PipelineConfig, *, pointwise: bool = False) -> bool:
         "pretrain": dataclasses.replace(config.pretrain, pointwise_steps=0),
         "seed": config.seed,
     }
-    return run_stage(config.run_dir, name, parts, work, after=(prepare.NAME, tokenize.NAME))
+    return run_stage(
+        config.run_dir,
+        name,
+        parts,
+        work,
+        after=(prepare.NAME, tokenize.NAME),
+        workers=Workers.ALL,
+    )
 
 
 def load(run_dir: str, mesh: Mesh, *, pointwise: bool = False) -> tuple[OneRecConfig, Params]:
@@ -112,7 +120,8 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
     _, data = prepare.load(config.run_dir)
     index = tokenize.load(config.run_dir)
     model = resolve_model(config.model, index)
-    (folder / "model.json").write_text(json.dumps(to_dict(model), indent=2))
+    if is_first():
+        (folder / "model.json").write_text(json.dumps(to_dict(model), indent=2))
     mesh = make_mesh(config.mesh)
     settings, loop = config.pretrain, config.pretrain.loop
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
@@ -122,6 +131,7 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         seed=config.seed,
         random_map=_augmentation(settings.augment),
         transform=_first_targets(index.codes, model.session_items),
+        share=host_share(mesh),
     )
     optimizer = make_optimizer(config.optim, loop.num_steps)
     state, shardings = init_state(
@@ -204,7 +214,7 @@ def _validation(
             rows = np.arange(first, first + size)
             batch = dict(source.rows(np.minimum(rows, len(source) - 1)))
             batch["target"][rows >= len(source)] = -1
-            metrics = eval_step(state.params, to_device(transform(batch), mesh))
+            metrics = eval_step(state.params, whole_to_device(transform(batch), mesh))
             totals = metrics if totals is None else merge(totals, metrics)
         assert totals is not None
         values = compute(totals)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from core_jax.checkpoint import restore_params
 from core_jax.checkpoint_step import read_meta
 from core_jax.config import fingerprint, from_dict, to_dict
-from core_jax.data.pipeline import make_pipeline, to_device
+from core_jax.data.pipeline import host_share, make_pipeline, whole_to_device
 from core_jax.errors import DataError
 from core_jax.loop import Evaluate, FitResult, fit
 from core_jax.mesh import MeshConfig, make_mesh
@@ -256,6 +256,7 @@ def _train(
         batch_size=config.batch_size,
         seed=config.seed,
         transform=batch_of(index.codes),
+        share=host_share(mesh),
     )
     optimizer = make_optimizer(config.optim, config.loop.num_steps)
     vectors_ID = item_vectors(facts.embeddings, facts.durations, model_config.d_model)
@@ -304,7 +305,7 @@ def _validation(
             rows = np.arange(first, first + config.batch_size)
             batch = source.rows(np.minimum(rows, len(source) - 1))
             batch["label_mask"][rows >= len(source)] = False
-            metrics = eval_step(state.params, to_device(transform(batch), mesh))
+            metrics = eval_step(state.params, whole_to_device(transform(batch), mesh))
             totals = metrics if totals is None else merge(totals, metrics)
         assert totals is not None
         values = compute(totals)

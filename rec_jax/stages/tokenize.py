@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from core_jax.run_folder import run_stage, stage_folder
+from core_jax.run_folder import Workers, run_stage, stage_folder
 from rec_jax.baselines.methods import training_sequences
 from rec_jax.config import PipelineConfig
 from rec_jax.semantic_ids.codebook import save_codebook
@@ -73,7 +73,9 @@ def run(config: PipelineConfig) -> bool:
         "semantic_ids": config.semantic_ids,
         "seed": config.seed,
     }
-    return run_stage(config.run_dir, NAME, parts, work, after=(prepare.NAME,))
+    return run_stage(
+        config.run_dir, NAME, parts, work, after=(prepare.NAME,), workers=Workers.FIRST
+    )
 
 
 def load(run_dir: str) -> ItemIndex:

@@ -1,7 +1,10 @@
 """The mesh has four automatic axes, and sizes that cannot work are refused with the remedy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType
 
@@ -76,3 +79,48 @@ def test_a_batch_that_does_not_split_evenly(batch_size, num_microbatches, messag
     check_batch_divisible(24, 3, mesh)
     with pytest.raises(ConfigError, match=message):
         check_batch_divisible(batch_size, num_microbatches, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeChip:
+    """A chip of a slice of 2 x 2, as JAX shows it."""
+
+    slice_index: int
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5p"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def fake_slices(count, platform="tpu"):
+    """Chips of several slices, slice by slice in reverse."""
+    places = [(x, y, 0) for y in range(2) for x in range(2)]
+    return [
+        FakeChip(number, 4 * number + at, place, platform=platform, process_index=number)
+        for number in reversed(range(count))
+        for at, place in enumerate(places)
+    ]
+
+
+@pytest.mark.parametrize("config", [MeshConfig(), MeshConfig(fsdp=4), MeshConfig(fsdp=2, tensor=2)])
+def test_only_the_axis_data_goes_from_slice_to_slice(config):
+    mesh = make_mesh(config, fake_slices(3))
+    slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    parts = np.split(slices, 3, axis=0)
+    assert [set(part.flat) for part in parts] == [{0}, {1}, {2}]
+    assert len({chip.id for chip in mesh.devices.flat}) == 12
+
+
+def test_a_mesh_that_joins_slices_by_another_axis_is_an_error():
+    with pytest.raises(ConfigError, match=r"mesh.data is 1, but there are 3 slices.*multiple of 3"):
+        make_mesh(MeshConfig(data=1, fsdp=12), fake_slices(3))
+    with pytest.raises(ConfigError, match=r"unequal numbers of devices \(\{0: 4, 1: 4, 2: 2\}\)"):
+        make_mesh(MeshConfig(data=10), fake_slices(3)[2:])
+
+
+def test_hosts_of_gpus_may_be_joined_by_any_axis():
+    """In the order of the hosts: neighbours along the inner axes are on one host first."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=12), fake_slices(3, platform="gpu"))
+    assert [chip.id for chip in mesh.devices.flat] == list(range(12))

@@ -1,5 +1,6 @@
 """The input pipeline: one order for any number of hosts, and a position that is exact."""
 
+import inspect
 import json
 import time
 
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from core_jax.data.pipeline import host_share, make_pipeline, to_device
+from core_jax.data import pipeline
+from core_jax.data.pipeline import Share, make_pipeline, share_of, to_device, whole_to_device
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import BATCH_AXES, MeshConfig, make_mesh
 
@@ -124,7 +126,8 @@ def test_hosts_share_the_batch_of_one_host(count):
     """Order, epochs and random maps do not depend on the number of hosts; nor does a position."""
     kw = {"batch_size": 12, "random_map": permute}
     alone = make(**kw)
-    hosts = [make(process_index=index, process_count=count, **kw) for index in range(count)]
+    shares = [Share(parts=(index,), num_parts=count) for index in range(count)]
+    hosts = [make(share=share, **kw) for share in shares]
     for _ in range(5):
         shares = [next(host) for host in hosts]
         joined = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
@@ -145,15 +148,16 @@ def test_errors_name_value_and_remedy():
         make(batch_size=24, num_epochs=1)
     assert len(next(make(batch_size=24))["id"]) == 24
     assert len(next(make(batch_size=24, num_epochs=1, drop_remainder=False))["id"]) == 23
-    with pytest.raises(ConfigError, match="batch_size 7 is not a positive multiple of the 2 hosts"):
-        make(process_index=0, process_count=2)
-    with pytest.raises(ConfigError, match="last batch has 3 rows, which 2 hosts"):
+    with pytest.raises(ConfigError, match="batch_size 7 is not a positive multiple of the 2 parts"):
+        make(share=Share(num_parts=2))
+    with pytest.raises(
+        ConfigError, match="last batch has 3 rows, which do not split into the 2 parts"
+    ):
         make(
             batch_size=10,
             num_epochs=1,
             drop_remainder=False,
-            process_index=0,
-            process_count=2,
+            share=Share(num_parts=2),
         )
 
 
@@ -190,22 +194,69 @@ class FakeDevice:
         self.process_index = process_index
 
 
-@pytest.mark.parametrize(
-    ("owners", "shape", "share"),
-    [
-        ([0, 0, 1, 1], (4, 1, 1, 1), (0, 2)),
-        ([1, 1, 0, 0], (2, 2, 1, 1), (1, 2)),
-        ([0, 1, 0, 1], (2, 1, 1, 2), (0, 1)),
-        ([2, 0, 1, 3], (1, 1, 4, 1), (1, 4)),
-    ],
-)
-def test_host_share(owners, shape, share):
-    """Hosts apart on a tensor axis feed the same rows; hosts apart on a batch axis do not."""
+def fake_mesh(owners, shape):
+    """A mesh of devices of which only the process is known."""
     devices = np.array([FakeDevice(owner) for owner in owners], dtype=object).reshape(shape)
     fake = type("FakeMesh", (), {})()
     fake.devices, fake.axis_names = devices, (*BATCH_AXES, "tensor")
-    fake.shape = dict(zip(fake.axis_names, shape, strict=True))
-    assert host_share.__wrapped__(fake) == share
+    fake.shape, fake.size = dict(zip(fake.axis_names, shape, strict=True)), len(owners)
+    return fake
+
+
+def unchecked_share(mesh, process):
+    """`share_of` without the type checks of the tests, which a fake mesh does not pass."""
+    return inspect.unwrap(share_of)(mesh, process)
+
+
+@pytest.mark.parametrize(
+    ("owners", "shape", "share"),
+    [
+        ([0, 0, 1, 1], (4, 1, 1, 1), Share(parts=(0,), num_parts=2)),
+        ([1, 1, 0, 0], (2, 2, 1, 1), Share(parts=(1,), num_parts=2)),
+        ([0, 1, 0, 1], (2, 1, 1, 2), Share()),
+        ([2, 0, 1, 3], (1, 1, 4, 1), Share(parts=(1,), num_parts=4)),
+        ([0, 0, 1, 1, 0, 0, 1, 1], (8, 1, 1, 1), Share(parts=(0, 1, 4, 5), num_parts=8)),
+        ([1, 0, 0, 1], (4, 1, 1, 1), Share(parts=(1, 2), num_parts=4)),
+    ],
+)
+def test_share_of_a_host(owners, shape, share):
+    """Hosts apart on a tensor axis feed the same rows; hosts apart on a batch axis do not.
+
+    On a torus a host's devices are a square, and its parts of the batch not neighbours.
+    """
+    assert unchecked_share(fake_mesh(owners, shape), 0) == share
+
+
+def test_shares_of_all_hosts_are_the_batch():
+    """Each row once, whatever the order of the devices."""
+    owners = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
+    mesh = fake_mesh(owners, (16, 1, 1, 1))
+    places = [unchecked_share(mesh, process).places(48) for process in range(4)]
+    assert sorted(np.concatenate(places).tolist()) == list(range(48))
+
+
+def test_a_process_without_a_device_of_the_mesh_is_an_error():
+    with pytest.raises(ConfigError, match=r"process 2 has none of the mesh's 4 devices; let"):
+        unchecked_share(fake_mesh([0, 0, 1, 1], (4, 1, 1, 1)), 2)
+
+
+def test_a_share_of_several_parts_is_put_in_their_places(monkeypatch):
+    """Rows of the host come part by part; on the devices they are the rows of the batch."""
+    mesh = make_mesh(MeshConfig())
+    parts = Share(parts=tuple(range(8)), num_parts=8)
+    monkeypatch.setattr(pipeline, "host_share", lambda mesh: parts)
+    local = np.arange(48, dtype=np.float32).reshape(16, 3)
+    np.testing.assert_array_equal(to_device({"x": local}, mesh)["x"], local)
+
+
+def test_a_whole_batch_is_split_over_the_devices():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    whole = {"x": np.arange(48, dtype=np.float32).reshape(16, 3)}
+    placed = whole_to_device(whole, mesh)["x"]
+    np.testing.assert_array_equal(placed, whole["x"])
+    assert placed.addressable_shards[0].data.shape == (4, 3)
+    with pytest.raises(ConfigError, match="batch of 13 rows does not split over 4 devices"):
+        whole_to_device({"x": np.zeros(13)}, mesh)
 
 
 def test_a_batch_takes_less_time_than_grain_record_by_record():
