@@ -1,4 +1,7 @@
-"""The small pipeline of `benchmarks.faults`, as processes of its own on a made-up log."""
+"""The small pipeline of `benchmarks.faults`, as processes of its own on a made-up log.
+
+python -m benchmarks.faults_pipeline RUN        what each process runs: three jobs in turn
+"""
 
 import contextlib
 import dataclasses
@@ -15,14 +18,15 @@ import numpy as np
 import polars as pl
 
 from core_jax.loop import LoopConfig
-from launch import runtime
+from launch import cli, runtime
+from launch.jobs import JOBS
 from rec_jax.config import PretrainConfig
 from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
 from rec_jax.data.session_config import EventRule, EventRuleConfig
 from rec_jax.presets import demo_tiny
 from rec_jax.semantic_ids.residual import SemanticIdConfig
 
-JOB = "rec.pretrain"
+STAGES = ("rec.prepare", "rec.tokenize", "rec.pretrain")
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_USERS, NUM_ITEMS, NUM_GENRES = 61, 53, 4
 NUM_STEPS, CHECKPOINT_EVERY = 240, 20
@@ -71,7 +75,7 @@ class Bench:
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "-m", "launch.local", JOB, "--run-dir", str(run)]
+        command = [sys.executable, "-m", "benchmarks.faults_pipeline", str(run)]
         with self.output(run).open("a") as output:
             process = subprocess.Popen(
                 command,
@@ -138,3 +142,16 @@ def write_log(folder: pathlib.Path) -> None:
         for i in range(NUM_ITEMS)
     ]
     pl.DataFrame(items).write_csv(folder / "items.csv")
+
+
+def main() -> int:
+    """Runs the stages of the run folder that the command line names, as `launch.local` does."""
+    for stage in STAGES:
+        code = cli.main(JOBS, [stage, "--run-dir", sys.argv[1]], program="benchmarks.faults")
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

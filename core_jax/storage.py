@@ -259,17 +259,18 @@ class _Copy:
         """
         completing = [path for path in self._files() if path.name in _LAST]
         others = [path for path in self._files() if path.name not in _LAST]
+        sent = {}
         for path in (*others, *completing):
             name = path.relative_to(self._folder).as_posix()
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                 stamp = _stamp(path)
                 if self._known.get(name, {}).get("local") == stamp:
                     continue
-                target = f"{self._root.rstrip('/')}/{name}"
-                self._system.put_file(str(path), target)
-                self._system.invalidate_cache()
-                version = _version(self._system.info(target))
-                self._known[name] = {"remote": version, "local": stamp}
+                self._system.put_file(str(path), f"{self._root.rstrip('/')}/{name}")
+                sent[name] = stamp
+        remote = self.remote_files() if sent else {}
+        for name in sent.keys() & remote.keys():
+            self._known[name] = {"remote": _version(remote[name]), "local": sent[name]}
         gone = [name for name in self._known if not (self._folder / name).exists()]
         for name in sorted(gone, key=lambda name: name.rpartition("/")[2] not in _LAST):
             with contextlib.suppress(FileNotFoundError):
