@@ -21,7 +21,7 @@ def bytes_read():
 @pytest.mark.skipif(not IO.exists(), reason="only Linux counts the bytes that a process reads")
 @pytest.mark.parametrize(("num_devices", "split"), [(8, True), (4, True), (1, True), (8, False)])
 def test_each_byte_is_read_once(tmp_path, num_devices, split):
-    """Checksums are taken of what is on the devices, not by reading again; replicas share a read."""
+    """Checksums are taken of what is on the devices, not read again; replicas share a read."""
 
     def layout(count, split):
         devices = jax.devices()[:count]
