@@ -21,18 +21,12 @@ from core_jax.errors import AlignaxError, ConfigError, nearest_name
 from core_jax.jobs import Job
 from core_jax.storage import is_url, pull, working_copy
 from core_jax.storage_errors import describe_fault
-from launch import places, processes, runtime, xla_flags
+from launch import exits, places, processes, runtime, xla_flags
 from launch.options import Options, UsageError, options_help, take_options
 from launch.plan import plan_text
 
 DEBUG_VARIABLE = "ALIGNAX_DEBUG"
 """Environment variable: set to 1, errors come with their traceback."""
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_PREEMPTED = 75
-"""A SIGTERM came while the job trained: saved; the same command goes on from there."""
-EXIT_INTERRUPTED = 130
 
 _HELP_FLAGS = ("-h", "--help")
 
@@ -74,7 +68,7 @@ def main(
       end (SIGTERM) and has saved, or 130 when interrupted.
     """
     code = _main(jobs, arguments, program, find_place)
-    if code not in (0, EXIT_PREEMPTED) and processes.joined():
+    if code not in (0, exits.PREEMPTED) and processes.joined():
         processes.leave(code)
     return code
 
@@ -96,23 +90,23 @@ def _main(
         return _run(request, options, find_place(options), name=rest[0])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exits.INTERRUPTED
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+        return stop.code if isinstance(stop.code, int) else exits.ERROR
     except AlignaxError as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+        return exits.USAGE if isinstance(error, UsageError) else exits.ERROR
     except Exception as error:
         fault = describe_fault(error)
         if fault is not None and os.environ.get(DEBUG_VARIABLE) != "1":
             print(f"StorageError: {fault}", file=sys.stderr)
-            return EXIT_ERROR
+            return exits.ERROR
         if not processes.joined():
             raise
         traceback.print_exc()  # what ends a process of several must not wait for the others
-        return EXIT_ERROR
+        return exits.ERROR
 
 
 def _run(request: Request, options: Options, place: places.Place, *, name: str) -> int:
@@ -137,7 +131,7 @@ def _run(request: Request, options: Options, place: places.Place, *, name: str) 
         finished = job.run(config)
     if finished is False:
         print("preempted: saved, run me again", file=sys.stderr)
-        return EXIT_PREEMPTED
+        return exits.PREEMPTED
     return 0
 
 

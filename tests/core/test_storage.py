@@ -18,7 +18,7 @@ from core_jax.checkpoint import Checkpoints
 from core_jax.errors import ConfigError, StorageError
 from core_jax.jobs import Job
 from core_jax.run_folder import read_done, run_stage, stage_folder
-from launch import cli, runtime
+from launch import cli, exits, runtime
 from rec_jax.data.own_logs import OwnLogConfig, read_own_log
 from tests.launch.fake_jobs import FakeConfig
 
@@ -219,7 +219,7 @@ def test_a_job_with_its_run_folder_at_a_url(store, tmp_path, monkeypatch, capsys
     assert start() == 0, capsys.readouterr().err
     assert seen[0] != seen[1]
     another_machine(tmp_path, monkeypatch, "third")
-    assert start("--seed", "6") == cli.EXIT_ERROR
+    assert start("--seed", "6") == exits.ERROR
     assert "seed: 5 -> 6" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_a_job_that_fails_leaves_what_it_has_at_the_url(store):
 
     jobs = {"fake.job": Job(run=run, presets={"one": FakeConfig}, summary="x")}
     words = ["fake.job", "--preset", "one", "--run-dir", URL]
-    assert cli.main(jobs, words, program="p") == cli.EXIT_ERROR
+    assert cli.main(jobs, words, program="p") == exits.ERROR
     assert names(store) == ["config.json", "log.txt"]
 
 
