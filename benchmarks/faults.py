@@ -16,6 +16,7 @@ the position in the data) is compared, bit for bit, with that of an unbroken run
 | flipped | SIGKILL, then one bit of a file of the newest checkpoint is turned |
 | full_disk | the disk takes no more from a random moment on: a clear error; then there is space |
 | lost_shard | SIGKILL, then a finished stage's file is lost: an error names it; then it is back |
+| kill_one | SIGKILL to one of two processes that train together: the supervisor ends the other |
 
 The disk of `full_disk` is a small tmpfs that a file fills; without the right to mount one it is a
 limit of file sizes. "extra" is what a run took beyond the unbroken one, for each fault: the work
@@ -30,6 +31,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -37,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -176,9 +178,44 @@ def lost_shard(bench: Bench, run: pathlib.Path) -> bool:
     return True
 
 
+def kill_one(bench: Bench, run: pathlib.Path) -> bool:
+    """True: one process of two was killed, its supervisor named it, and ended the other."""
+    ready, after = bench.soon(), max(steps(run), default=0)
+    with bench.started(run) as process:
+        deadline = time.monotonic() + LONGEST_WAIT
+        while not (ready() and max(steps(run), default=0) > after and len(_children(process)) == 2):
+            if process.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        os.kill(bench.draw.choice(_children(process)), signal.SIGKILL)
+        code = process.wait(LONGEST_WAIT)
+    text = bench.output(run).read_text()
+    if code == 0 or not re.search(r"supervisor: .*process [01]\b", text):
+        raise SystemExit(f"the death of a process was not named:\n{text[-2000:]}")
+    return True
+
+
+def _children(process: subprocess.Popen) -> list[int]:
+    """The processes that one has started."""
+    try:
+        path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(word) for word in path.read_text().split()]
+    except OSError:
+        return []
+
+
 KINDS = {
     fault.__name__: fault
-    for fault in (sigterm, sigkill, kill_in_save, truncated, flipped, full_disk, lost_shard)
+    for fault in (
+        sigterm,
+        sigkill,
+        kill_in_save,
+        truncated,
+        flipped,
+        full_disk,
+        lost_shard,
+        kill_one,
+    )
 }
 
 
@@ -237,6 +274,23 @@ def run_with(bench: Bench, kind: str, most: int, name: str, expected: dict, tall
     shutil.rmtree(run, ignore_errors=True)
 
 
+def strike_all(bench: Bench, tallies: dict[str, Tally], wanted: Mapping[str, int]) -> None:
+    """The unbroken run of some kinds of fault, then their runs."""
+    expected: dict[str, bytes] = {}
+    mesh = "2 processes" if bench.pair else "1 process"
+    for name in ("first", "unbroken"):  # the first fills the cache of compiled programs
+        name = f"{name}_{mesh[0]}"
+        run, began = bench.open(name), time.monotonic()
+        if not bench.finish(run):
+            raise SystemExit("the unbroken run fails")
+        bench.whole, expected = time.monotonic() - began, results(run)
+    print(f"unbroken, {mesh}: {bench.whole:.1f} s", file=sys.stderr, flush=True)
+    for kind, tally in tallies.items():
+        while tally.faults < wanted[kind] and tally.runs < 3 * wanted[kind]:
+            most = min(FAULTS_PER_RUN, wanted[kind] - tally.faults)
+            run_with(bench, kind, most, f"{kind}_{tally.runs}", expected, tally)
+
+
 def table(tallies: dict[str, Tally]) -> str:
     """The tallies as a table of Markdown."""
     lines = [
@@ -270,21 +324,13 @@ def main() -> int:
     tallies = {kind: Tally() for kind in wanted}
     with tempfile.TemporaryDirectory(prefix="alignax_faults_") as folder:
         bench = Bench(pathlib.Path(folder), random.Random(options.seed))
-        expected: dict[str, bytes] = {}
-        for name in ("first", "unbroken"):  # the first fills the cache of compiled programs
-            run, began = bench.open(name), time.monotonic()
-            if not bench.finish(run):
-                raise SystemExit("the unbroken run fails")
-            bench.whole, expected = time.monotonic() - began, results(run)
-        print(f"unbroken: {bench.whole:.1f} s", file=sys.stderr, flush=True)
-        for kind, tally in tallies.items():
-            while tally.faults < wanted[kind] and tally.runs < 3 * wanted[kind]:
-                most = min(FAULTS_PER_RUN, wanted[kind] - tally.faults)
-                run_with(bench, kind, most, f"{kind}_{tally.runs}", expected, tally)
+        for pair in (False, True):
+            kinds = {k: t for k, t in tallies.items() if (k == kill_one.__name__) == pair}
+            if kinds:
+                bench.pair = pair
+                strike_all(bench, kinds, wanted)
     fields = {kind: dataclasses.asdict(tally) for kind, tally in tallies.items()}
-    print(
-        json.dumps({"unbroken": bench.whole, "kinds": fields}) if options.json else table(tallies)
-    )
+    print(json.dumps(fields) if options.json else table(tallies))
     lost = any(t.resumed < t.faults or t.identical < t.runs for t in tallies.values())
     return int(lost or any(tallies[kind].faults < wanted[kind] for kind in wanted))
 

@@ -20,12 +20,14 @@ import polars as pl
 from core_jax.loop import LoopConfig
 from launch import cli, runtime
 from launch.jobs import JOBS
+from launch.supervisor import SupervisorConfig, supervise
 from rec_jax.config import PretrainConfig
 from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
 from rec_jax.data.session_config import EventRule, EventRuleConfig
 from rec_jax.presets import demo_tiny
 from rec_jax.semantic_ids.residual import SemanticIdConfig
 
+PAIR = "--pair"
 STAGES = ("rec.prepare", "rec.tokenize", "rec.pretrain")
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_USERS, NUM_ITEMS, NUM_GENRES = 61, 53, 4
@@ -40,6 +42,7 @@ class Bench:
         self.folder = folder
         self.draw = draw
         self.whole = 0.0
+        self.pair = False
         write_log(folder)
 
     def open(self, name: str) -> pathlib.Path:
@@ -76,6 +79,7 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         command = [sys.executable, "-m", "benchmarks.faults_pipeline", str(run)]
+        command += [PAIR] if self.pair else []
         with self.output(run).open("a") as output:
             process = subprocess.Popen(
                 command,
@@ -145,9 +149,18 @@ def write_log(folder: pathlib.Path) -> None:
 
 
 def main() -> int:
-    """Runs the stages of the run folder that the command line names, as `launch.local` does."""
+    """Runs the stages of the run folder that the command line names, as `launch.local` does.
+
+    With --pair the last one runs in two processes of one device each, under `launch.supervise`.
+    """
+    run, pair = sys.argv[1], PAIR in sys.argv[2:]
     for stage in STAGES:
-        code = cli.main(JOBS, [stage, "--run-dir", sys.argv[1]], program="benchmarks.faults")
+        words = [stage, "--run-dir", run]
+        if pair and stage == STAGES[-1]:
+            config = SupervisorConfig(processes=2, devices_per_process=1, grace=2.0)
+            code = supervise(config, words)
+        else:
+            code = cli.main(JOBS, words, program="benchmarks.faults")
         if code:
             return code
     return 0
