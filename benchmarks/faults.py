@@ -270,7 +270,11 @@ def run_with(bench: Bench, kind: str, most: int, name: str, expected: dict, tall
         different = [key for key in expected if found.get(key) != expected[key]]
         tally.identical += not different
         note = f"; differs in {different[:3]}" if different else ""
-        print(f"{name}: {struck} faults, finished {finished}{note}", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {struck} faults, finished {finished}{note}, in all {tally}",
+            file=sys.stderr,
+            flush=True,
+        )
     shutil.rmtree(run, ignore_errors=True)
 
 

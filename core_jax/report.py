@@ -112,7 +112,11 @@ class Reporter:
             self._print_line()
         file, self._file = self._file, None
         with file:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError:
+                _give_up(self._board)
+                raise
 
     def _print_line(self) -> None:
         """Prints the progress as a line of its own, for logs that are not a terminal."""
@@ -130,6 +134,13 @@ class Reporter:
             "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
         print(line, file=sys.stderr, flush=True)
+
+
+def _give_up(board: tensorboardX.SummaryWriter) -> None:
+    """Ends a writer that could not be closed, which else fails again when the process ends."""
+    writer: Any = board.file_writer
+    writer.event_writer._worker.stop()
+    writer.event_writer._closed = True
 
 
 def _cut_rows(path: pathlib.Path, restored_step: int) -> list[Row]:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -237,6 +238,7 @@ def test_full_disks(full_disk):
 
     with pytest.raises(StorageError, match=r"stage 'report' .*No space left"):
         run_stage(full_disk / "run", "report", {}, report)
+    assert not [thread for thread in threading.enumerate() if "Logger" in type(thread).__name__]
     with pytest.raises(ConfigError, match=r"No space left .*another --run-dir"):
         runtime.open_run(FakeConfig(run_dir=str(full_disk / "run")))
 
