@@ -15,6 +15,7 @@ import numpy as np
 
 from core_jax.arrays import Array, PyTree, Shaped
 from core_jax.errors import CheckpointError
+from core_jax.processes import settled
 
 LeafTable = dict[str, list[Any]]
 """Path of a leaf -> [checksum (16 hex digits), dtype name, shape]."""
@@ -30,7 +31,9 @@ def leaf_table(tree: PyTree) -> LeafTable:
       Path joined by "/" -> [checksum as 16 hex digits, dtype name, shape]; JSON-able.
     """
     named = named_leaves(tree)
-    lanes = jax.device_get({path: _checksum(jnp.asarray(leaf)) for path, leaf in named.items()})
+    lanes = jax.device_get(
+        {path: settled(_checksum(jnp.asarray(leaf))) for path, leaf in named.items()}
+    )
     return {
         path: [f"{int(lanes[path][0]):08x}{int(lanes[path][1]):08x}", *_dtype_and_shape(leaf)]
         for path, leaf in named.items()

@@ -74,6 +74,18 @@ def wait_for_first(name: str) -> None:
     from_first(name, lambda: None)
 
 
+def settled(results: _T) -> _T:
+    """Returns results of a program; on CPU devices of several processes, once they are there.
+
+    Accelerators run programs in the order in which they were launched, CPU devices do not: two
+    programs of which neither needs the other's results may start in one order here and in the
+    other there, and where both talk across processes, wait for each other forever.
+    """
+    if several() and jax.default_backend() == "cpu":
+        jax.block_until_ready(results)
+    return results
+
+
 def _client() -> Any:
     """The client of the job's key-value store."""
     client = distributed.global_state.client

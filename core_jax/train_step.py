@@ -15,6 +15,7 @@ from core_jax.arrays import Array, Key, Params, PyTree
 from core_jax.mesh import BATCH_AXES, batch_sharding, check_batch_divisible, replicated
 from core_jax.metrics import Metrics, Ratio
 from core_jax.optim import loss_gradient_norm
+from core_jax.processes import settled, several
 from core_jax.train_state import TrainState
 
 Objective = Callable[..., tuple[Ratio, Metrics]]
@@ -121,9 +122,10 @@ def make_eval_step(objective: Objective, *, mesh: Mesh, frozen: Params | None = 
 
     shardings = (None, batch_sharding(mesh), *(() if frozen is None else (None,)))
     compiled = jax.jit(eval_step, in_shardings=shardings, out_shardings=replicated(mesh))
-    if frozen is None:
-        return compiled
-    return lambda params, batch: compiled(params, batch, frozen)
+    rest = () if frozen is None else (frozen,)
+    if rest or several():
+        return lambda params, batch: settled(compiled(params, batch, *rest))
+    return compiled
 
 
 def _with_frozen(objective: Objective, frozen: Params | None) -> Objective:

@@ -19,7 +19,7 @@ import pytest
 
 from core_jax.loop import LoopConfig
 from core_jax.mesh import MeshConfig, make_mesh
-from launch import runtime
+from launch import exits, runtime
 from rec_jax.config import PretrainConfig
 from rec_jax.stages import evaluate, prepare, pretrain, report, tokenize
 from tests.end_to_end.processes import output, started
@@ -199,7 +199,9 @@ def test_asked_to_end_it_saves_and_goes_on_from_there(runs, unbroken):
     for stage in (prepare.NAME, tokenize.NAME):
         shutil.copytree(unbroken / "stages" / stage, run / "stages" / stage)
     moment = _between_checkpoints
-    assert runs.interrupt(run, signal.SIGTERM, lambda: moment(run, pretrain.NAME)) == 0
+    assert (
+        runs.interrupt(run, signal.SIGTERM, lambda: moment(run, pretrain.NAME)) == exits.PREEMPTED
+    )
     assert "interrupted; the same command goes on" in output(run)
     assert not _is_done(run, pretrain.NAME)
     assert not (run / "stages" / pretrain.POINTWISE_NAME).exists()

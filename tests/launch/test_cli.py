@@ -1,9 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
 from core_jax.errors import DataError
-from launch import cli
+from launch import cli, exits
+from launch.places import Place
 from tests.launch.fake_jobs import FakeConfig, FakeModelConfig, Kind, LookConfig, make_jobs
 
 
@@ -184,3 +186,42 @@ def test_job_that_looks_into_a_run(run, tmp_path):
     code, _, _, seen = run("toy.look --run-dir mine --user 31")
     assert (code, seen) == (0, [LookConfig(run_dir="mine", user="31")])
     assert (tmp_path / "mine" / "config.json").read_text() == before
+
+
+def test_a_job_that_was_asked_to_end_says_so(tmp_path, monkeypatch, capsys):
+    """Exit code 75: the same command goes on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unchanged")
+    job = dataclasses.replace(make_jobs([])["toy.train"], run=lambda config: False)
+    line = ["toy.train", "--preset", "small"]
+    assert cli.main({"toy.train": job}, line, program="p") == exits.PREEMPTED
+    assert "preempted: saved, run me again" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(run, tmp_path):
+    code, out, _, seen = run("toy.train --preset small --dry-run --seed 3")
+    assert (code, seen) == (0, []) and not (tmp_path / "runs").exists()
+    assert "job                      toy.train" in out and "processes                1" in out
+    assert "8 x cpu" in out and "fingerprint config" in out
+    other = run("toy.train --preset small --dry-run --seed 5")[1]
+    assert other.splitlines()[:4] == out.splitlines()[:4] and other != out
+
+
+def test_the_table_of_xla_flags(run):
+    code, out, _, seen = run("--xla-flags")
+    assert (code, seen) == (0, []) and "--xla_tpu_scoped_vmem_limit_kib=98304" in out
+
+
+def test_one_process_knows_no_flags_of_many(run):
+    code, _, err, _ = run("toy.train --preset small --process-id 1")
+    assert code == 2 and "--process-id" in err
+
+
+def test_a_job_that_only_looks_is_refused_to_several(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    two = Place(coordinator="localhost:1", num_processes=2, process_id=0)
+    code = cli.main(make_jobs([]), ["toy.look"], program="p", find_place=lambda options: two)
+    assert code == 1
+    assert "toy.look works in one process, and this job has 2; use python -m launch.local" in (
+        capsys.readouterr().err
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -169,7 +170,13 @@ def adam() -> optax.GradientTransformation:
 
 def whole(tree: Any, mesh: Mesh) -> Any:
     """A tree of any sharding on the host of every process."""
-    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
+    return jax.device_get(tree if jax.process_count() == 1 else _everywhere(mesh)(tree))
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable[[Any], Any]:
+    """Copies every leaf to all devices; one function, so that it is compiled once for a tree."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def key_on(mesh: Mesh) -> jax.Array:
@@ -191,9 +198,16 @@ def measure(
     Returns:
       What was found by name, and the saved state on the host.
     """
-    state, step = _program(case, mesh, optax.sgd(RATE))
+    born, _ = init_state(case.init, adam(), mesh=mesh, rules=case.rules, key=jax.random.key(0))
+    state = dataclasses.replace(
+        jax.tree.map(jnp.copy, born), opt_state=optax.sgd(RATE).init(born.params)
+    )
     before, found, losses = whole(state.params, mesh), {}, []
-    pipeline, key = case.pipeline(host_share(mesh)), key_on(mesh)
+    step, pipeline, key = (
+        _step(case.name, mesh, "sgd"),
+        case.pipeline(host_share(mesh)),
+        key_on(mesh),
+    )
     for number in range(SGD_STEPS):
         state, metrics = step(state, to_device(next(pipeline), mesh), key)
         losses.append(compute(metrics)["loss"])
@@ -202,7 +216,7 @@ def measure(
             found |= dict(named("gradient", jax.tree.map(lambda leaf: leaf / RATE, moved)))
     found |= {"sgd": np.asarray(losses)} | dict(named("after", whole(state.params, mesh)))
 
-    state, step = _program(case, mesh, adam())
+    state, step = born, _step(case.name, mesh, "adam")
     pipeline, losses, kept = case.pipeline(host_share(mesh)), [], None
     for number in range(1, ADAM_STEPS + 1):
         state, metrics = step(state, to_device(next(pipeline), mesh), key)
@@ -214,29 +228,30 @@ def measure(
     return found | {"adam": np.asarray(losses)}, kept
 
 
-def _program(case: Case, mesh: Mesh, optimizer: Any) -> tuple[TrainState, TrainStep]:
-    """The first state and the train step."""
-    state, shardings = init_state(
-        case.init, optimizer, mesh=mesh, rules=case.rules, key=jax.random.key(0)
-    )
-    step = make_train_step(case.objective(mesh), optimizer, mesh=mesh, state_shardings=shardings)
-    return state, step
+def _abstract(case: Case, mesh: Mesh, optimizer: Any) -> TrainState:
+    """A state's shapes and shardings."""
+    return abstract_state(case.init, optimizer, mesh=mesh, rules=case.rules)
+
+
+@functools.cache
+def _step(name: str, mesh: Mesh, kind: str) -> TrainStep:
+    """A case's train step; one function, so that it is compiled once in a process."""
+    case, optimizer = CASES[name], optax.sgd(RATE) if kind == "sgd" else adam()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, _abstract(case, mesh, optimizer))
+    return make_train_step(case.objective(mesh), optimizer, mesh=mesh, state_shardings=shardings)
 
 
 def restore(case: Case, mesh: Mesh, folder: pathlib.Path) -> Restored:
     """What was saved in a folder, onto this mesh."""
-    target = abstract_state(case.init, adam(), mesh=mesh, rules=case.rules)
     with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore(target, fingerprint=case.name)
+        restored = checkpoints.restore(_abstract(case, mesh, adam()), fingerprint=case.name)
     assert restored is not None and restored.step == SAVED_STEP
     return restored
 
 
 def rest_of_curve(case: Case, mesh: Mesh, restored: Restored) -> np.ndarray:
     """Losses of the steps that follow a restored state, on the batches that follow."""
-    state, losses = restored.state, []
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(case.objective(mesh), adam(), mesh=mesh, state_shardings=shardings)
+    state, losses, step = restored.state, [], _step(case.name, mesh, "adam")
     pipeline, key = case.pipeline(host_share(mesh)), key_on(mesh)
     pipeline.set_position(restored.position)
     for _ in range(SAVED_STEP, ADAM_STEPS):

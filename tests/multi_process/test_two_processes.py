@@ -5,6 +5,7 @@ same parameters and five SGD steps agree to 1e-5, a curve of Adam to 1e-3; check
 the three are restored by each, bit for bit, and training goes on with the batches that follow.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -27,10 +28,11 @@ from tests.multi_process.cases import (
     whole,
 )
 
-SECONDS = 300
+SECONDS = 900
 ORIGINS = ("one", "eight")
 
 
+@functools.cache
 def mesh_of(case, origin):
     """One device, or the 8 of this process."""
     if origin == "one":
