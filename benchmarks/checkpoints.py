@@ -106,6 +106,9 @@ def saves(seconds: float) -> dict[str, Any]:
         }
         times = time_in_turns(programs, seconds)
     fastest = {name: float(rounds[:, 0].min()) for name, rounds in times.items()}
+    extra = {
+        name: 1e3 * (fastest[name] - fastest["without"]) for name in ("asynchronous", "waited")
+    }
     step, every = fastest["without"] / WINDOW, config.pretrain.loop.checkpoint_every
     return {
         "parameter_mib": size / 2**20,
@@ -113,13 +116,8 @@ def saves(seconds: float) -> dict[str, Any]:
         "every": every,
         "blocked_ms": 1e3 * float(np.median(blocked[1:])),
         "rounds": len(times["without"]),
-        "extra_ms": {
-            k: 1e3 * (fastest[k] - fastest["without"]) for k in ("asynchronous", "waited")
-        },
-        "share": {
-            k: (fastest[k] - fastest["without"]) / (every * step)
-            for k in ("asynchronous", "waited")
-        },
+        "extra_ms": extra,
+        "share": {name: value / (1e3 * every * step) for name, value in extra.items()},
     }
 
 

@@ -13,7 +13,7 @@
 #   ACCELERATOR_TYPE  RUNTIME_VERSION    create: v5litepod-16 with v2-alpha-tpuv5-lite, ...
 #   RUN_DIR                          run, fetch: gs://BUCKET/PATH, which outlives the slice
 #   SPOT=1                           create: cheaper, may be taken away at any time
-#   EXTRA                            install: further pip requirements (default gcsfs for gs://)
+#   EXTRA                            install: further pip requirements
 #
 # --dry-run prints each command and runs none. What install copies is the last commit; uv brings
 # Python 3.11, which the images of TPU VMs may lack.
@@ -83,7 +83,7 @@ case $step in
     archive=${TMPDIR:-/tmp}/alignax_$NAME.tar.gz
     do_it git -C "$here" archive --format=tar.gz --output="$archive" HEAD
     tpu scp "$archive" "$NAME:alignax.tar.gz" --worker=all
-    on_all "rm -rf alignax && mkdir alignax && tar -xzf alignax.tar.gz -C alignax && cd alignax && python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --python 3.11 .venv && python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu]' ${EXTRA:-gcsfs}"
+    on_all "rm -rf alignax && mkdir alignax && tar -xzf alignax.tar.gz -C alignax && cd alignax && python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --python 3.11 .venv && python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu,gs]' ${EXTRA:-}"
     ;;
   run)
     need PROJECT ZONE NAME RUN_DIR

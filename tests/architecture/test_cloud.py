@@ -240,7 +240,7 @@ def test_skypilot(name):
         assert place.process_id == 1
     for part in ("setup", "run"):
         subprocess.run(["sh", "-n", "-c", task[part]], check=True)
-    extra = re.search(r"'\.\[(\w+)\]'", task["setup"])
+    extra = re.search(r"'\.\[(\w+),gs", task["setup"])
     assert extra and f'"{extra[1]}"' in (ROOT / "setup.py").read_text()
 
 
