@@ -18,6 +18,9 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
     "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
+    # Runs and data in buckets: gs://, s3://.
+    "gs": ["gcsfs>=2026.9,<2027"],
+    "s3": ["s3fs>=2026.9,<2027"],
     # Reference implementations that the parity tests compare with.
     "parity": ["torch>=2.9,<3", "transformers>=5.23,<6", "trl>=1.16,<1.17", "peft>=0.19,<1"],
     # Procedural tasks; one of its dependencies is compiled on installation (needs a C compiler).
@@ -26,11 +29,13 @@ EXTRAS = {
         "beartype>=0.23.1,<0.24",
         "import-linter>=2.16,<3",
         "ipykernel>=7.4,<8",
+        "jsonschema>=4.26,<5",
         "jupytext>=1.19.6,<1.20",
         "nbclient>=0.11,<0.12",
         "pyright[nodejs]>=1.1.414,<1.2",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
+        "pyyaml>=6,<7",
         "ruff>=0.17.6,<0.18",
         # Python 3.12 and later make virtual environments without it.
         "setuptools>=65.5,<85",

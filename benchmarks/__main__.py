@@ -1,8 +1,9 @@
 """Runs the short benchmarks one after the other: `python -m benchmarks`.
 
-`benchmarks.movielens` and `benchmarks.alignment_sweep` take long, `benchmarks.grader` needs
-problems, `benchmarks.session_blame` a finished table, and `benchmarks.sampling`, `sft_step`,
-`contrast_scoring` and `cdpo_step` fetch a model: these are run by their own names.
+`benchmarks.movielens` and `benchmarks.alignment_sweep` take long, `benchmarks.faults` half an hour,
+`benchmarks.grader` needs problems, `benchmarks.session_blame` a finished table, and
+`benchmarks.sampling`, `sft_step`, `contrast_scoring` and `cdpo_step` fetch a model: these are run by
+their own names, and so is `benchmarks.checkpoints`.
 """
 
 import subprocess

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from jax.experimental import multihost_utils
 from core_jax.arrays import Params, PyTree
 from core_jax.checkpoint_step import DamagedError, agreed, read_meta, read_state, save_arguments
 from core_jax.errors import CheckpointError
+from core_jax.storage import checkpoint_place, is_url
+from core_jax.storage_errors import clear_storage_errors, describe_fault
 
 _LOG = logging.getLogger(__name__)
 _DAMAGED = "damaged"
@@ -71,14 +73,16 @@ class Checkpoints:
         self._keep = keep
         self._cut_off = _cut_off_saves(self._folder)
         self._damaged: list[int] = []
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=asynchronous,
-                cleanup_tmp_directories=True,
-                preservation_policy=self,
-            ),
-        )
+        self._unfinished: int | None = None
+        with clear_storage_errors(f"the checkpoints in {self._folder}"):
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    enable_async_checkpointing=asynchronous,
+                    cleanup_tmp_directories=True,
+                    preservation_policy=self,
+                ),
+            )
         self._scores = {step: _score(self._folder, step) for step in self.steps()}
 
     def __enter__(self) -> "Checkpoints":
@@ -127,7 +131,7 @@ class Checkpoints:
                 f"Step {step} is already in {self._folder}; restore the newest step and go on "
                 "from there, or use an empty folder."
             )
-        self._manager.wait_until_finished()
+        self.wait()
         self._scores[step] = score if score is not None and math.isfinite(score) else None
         arguments = save_arguments(
             state,
@@ -136,7 +140,9 @@ class Checkpoints:
             fingerprint=fingerprint,
             score=self._scores[step],
         )
-        self._manager.save(step, args=arguments, force=True)
+        self._unfinished = step
+        with self._writing():
+            self._manager.save(step, args=arguments, force=True)
 
     def restore(self, abstract_state: PyTree, *, fingerprint: str) -> Restored | None:
         """Restores the newest step that is whole, onto the shardings asked for.
@@ -184,12 +190,31 @@ class Checkpoints:
         raise _none_good(self._folder, reasons)
 
     def wait(self) -> None:
-        """Waits until every save is complete on disk."""
-        self._manager.wait_until_finished()
+        """Waits until every save is complete on disk.
+
+        Raises:
+          CheckpointError: the disk did not take it.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the saves and ends the background threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Names step, folder and remedy when the disk does not take a step."""
+        try:
+            yield
+        except Exception as error:
+            reason = describe_fault(error)
+            if reason is None:
+                raise
+            raise CheckpointError(
+                f"Step {self._unfinished} could not be written to {self._folder}: {reason}"
+            ) from error
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         """Tells Orbax which steps stay: the newest `keep` and the one with the best score."""
@@ -271,22 +296,21 @@ def _score(root: epath.Path, step: int) -> float | None:
 
 def _absolute(folder: str | os.PathLike) -> epath.Path:
     """Returns the folder as an absolute path (Orbax refuses relative ones); gs:// stays."""
-    path = epath.Path(folder)
-    return path if "://" in os.fspath(folder) else path.absolute()
+    place = checkpoint_place(folder)
+    return epath.Path(place) if is_url(place) else epath.Path(place).absolute()
 
 
 def _step_folders(root: epath.Path) -> list[int]:
     """Returns the numbers of the complete step folders below `root`."""
-    return (
-        [int(child.name) for child in root.iterdir() if child.name.isdigit()]
-        if (root.exists())
-        else []
-    )
+    with clear_storage_errors(f"the checkpoints in {root}"):
+        children = list(root.iterdir()) if root.exists() else []
+    return [int(child.name) for child in children if child.name.isdigit()]
 
 
 def _cut_off_saves(root: epath.Path) -> list[int]:
     """Returns the steps whose save a crash cut off, from the temporary folders left behind."""
-    names = [child.name for child in root.iterdir()] if root.exists() else []
+    with clear_storage_errors(f"the checkpoints in {root}"):
+        names = [child.name for child in root.iterdir()] if root.exists() else []
     return [int(match[1]) for match in map(_TEMPORARY.match, names) if match]
 
 

@@ -5,6 +5,7 @@ against the leaf table in the JSON part, which has a sha256 of itself.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import sys
@@ -31,6 +32,7 @@ from core_jax.leaf_table import (
 _T = TypeVar("_T")
 _FORMAT = 1
 _STRAY_SECONDS = 0.3
+_STRAY_WORDS = ("Event loop is closed", "Encountered error while reading array index")
 
 
 class DamagedError(Exception):
@@ -135,7 +137,7 @@ def _strays_silenced() -> Iterator[None]:
     before = sys.unraisablehook
 
     def report(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        if not any(words in str(unraisable.exc_value) for words in _STRAY_WORDS):
             before(unraisable)
 
     sys.unraisablehook = report
@@ -143,6 +145,7 @@ def _strays_silenced() -> Iterator[None]:
         yield
     except Exception:
         time.sleep(_STRAY_SECONDS)
+        gc.collect()  # reads that were given up end, and report, when they are collected
         raise
     finally:
         sys.unraisablehook = before

@@ -23,6 +23,10 @@ class CheckpointError(AlignaxError, RuntimeError):
     """A checkpoint that is absent, damaged or of another configuration."""
 
 
+class StorageError(AlignaxError, OSError):
+    """A disk, file or bucket that did not take or give what was asked of it."""
+
+
 class NonFiniteError(AlignaxError, FloatingPointError):
     """Too many training steps in a row whose loss or gradient was not finite."""
 

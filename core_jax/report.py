@@ -56,10 +56,11 @@ class Reporter:
         path = pathlib.Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.rows = _cut_rows(path / "metrics.jsonl", restored_step)
-        self._file = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        # A queue without end: one of few places blocks for ever once a full disk ends its thread.
         self._board = tensorboardX.SummaryWriter(
-            str(path / "tensorboard"), purge_step=restored_step + 1
+            str(path / "tensorboard"), purge_step=restored_step + 1, max_queue=0
         )
+        self._file = (path / "metrics.jsonl").open("a", encoding="utf-8")
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total_steps, initial=restored_step, desc=name, unit="step", ascii=True
@@ -109,9 +110,13 @@ class Reporter:
             self._bar.close()
         else:
             self._print_line()
-        self._board.close()
-        self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        with file:
+            try:
+                self._board.close()
+            except OSError:
+                _give_up(self._board)
+                raise
 
     def _print_line(self) -> None:
         """Prints the progress as a line of its own, for logs that are not a terminal."""
@@ -129,6 +134,13 @@ class Reporter:
             "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
         print(line, file=sys.stderr, flush=True)
+
+
+def _give_up(board: tensorboardX.SummaryWriter) -> None:
+    """Ends a writer that could not be closed, which else fails again when the process ends."""
+    writer: Any = board.file_writer
+    writer.event_writer._worker.stop()
+    writer.event_writer._closed = True
 
 
 def _cut_rows(path: pathlib.Path, restored_step: int) -> list[Row]:

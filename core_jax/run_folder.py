@@ -20,6 +20,8 @@ import jax
 from core_jax.config import difference, fingerprint, to_dict
 from core_jax.errors import ConfigError, DataError
 from core_jax.processes import from_first, is_first, several, wait_for_first
+from core_jax.storage import local_run, publish, refresh
+from core_jax.storage_errors import clear_storage_errors
 
 DONE = "done.json"
 """Written last by a stage."""
@@ -28,6 +30,7 @@ Work = Callable[[pathlib.Path], Mapping[str, Any] | None]
 """Does a stage's work in its folder and returns facts worth keeping (JSON-able), or None when it
 was interrupted and is to go on later."""
 
+_NO_RESULTS = ("checkpoints", "tensorboard", "trace")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -43,15 +46,15 @@ class Workers(enum.Enum):
 
 
 def stage_folder(run_dir: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Where a stage keeps its files."""
-    return pathlib.Path(run_dir) / "stages" / name
+    """Where a stage keeps its files; of a run at a URL, in its working copy."""
+    return local_run(run_dir) / "stages" / name
 
 
 def read_done(run_dir: str | os.PathLike[str], name: str) -> dict[str, Any]:
     """What a completed stage says of itself: "config", "fingerprint", "facts", "seconds".
 
     Raises:
-      DataError: the stage is not complete.
+      DataError: the stage is not complete, or has lost a file since.
     """
     path = stage_folder(run_dir, name) / DONE
     if not path.is_file():
@@ -59,7 +62,44 @@ def read_done(run_dir: str | os.PathLike[str], name: str) -> dict[str, Any]:
             f"stage '{name}' of run '{run_dir}' is not done ('{path}' is absent); run it first, "
             "or run the whole pipeline"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        sizes = done.get("files", {})  # absent in runs of older versions
+    except (ValueError, AttributeError) as error:
+        raise DataError(
+            f"'{path}' of stage '{name}' cannot be read ({type(error).__name__}: {error}); restore "
+            f"it from a copy, or remove '{path.parent}' so that the stage is done again"
+        ) from error
+    _check_files(path.parent, name, sizes)
+    return done
+
+
+def file_sizes(folder: pathlib.Path) -> dict[str, int]:
+    """Returns the sizes in bytes of a stage's files, by their paths in its folder.
+
+    Checkpoints, traces and TensorBoard files are left out: the first have checksums of their own,
+    the others are read by no stage.
+    """
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in (DONE, *_NO_RESULTS)
+        and not path.name.startswith(".")
+    }
+
+
+def _check_files(folder: pathlib.Path, name: str, sizes: Mapping[str, int]) -> None:
+    """Raises unless the files that a stage left are all there, in full."""
+    for file, size in sizes.items():
+        path = folder / file
+        found = path.stat().st_size if path.is_file() else None
+        if found is None or found < size:
+            state = "is lost" if found is None else f"has {found} of its {size} bytes"
+            raise DataError(
+                f"the file '{path}' of the finished stage '{name}' {state}; put it back from a "
+                f"copy, or remove '{folder}' so that the stage is done again"
+            )
 
 
 def run_stage(
@@ -91,6 +131,7 @@ def run_stage(
       ConfigError: the stage was done under another configuration; each difference is listed. Or
         there are several processes, and it can only work alone.
       DataError: a stage that it reads is not done.
+      StorageError: a disk or file failed it.
     """
     folder = stage_folder(run_dir, name)
     depends = to_dict(dict(config)) | {
@@ -101,20 +142,26 @@ def run_stage(
         return True
     if several() and workers is Workers.ALONE:
         raise _only_alone(run_dir, name)
-    folder.mkdir(parents=True, exist_ok=True)
+
+    def clearly() -> Mapping[str, Any] | None:
+        with clear_storage_errors(f"stage '{name}' in '{folder}'"):
+            folder.mkdir(parents=True, exist_ok=True)
+            return work(folder)
+
     _LOGGER.info("%s: starts", name)
     began = time.monotonic()
     if workers is Workers.FIRST:
-        facts = from_first(f"{name}: work", lambda: _facts(work(folder)))
+        facts = from_first(f"{name}: work", lambda: _facts(clearly()))
     else:
-        facts = work(folder)
+        facts = clearly()
     if facts is None:
         _LOGGER.info("%s: interrupted; the same command goes on", name)
         return False
     seconds = time.monotonic() - began
     if is_first():
-        _write_done(folder, depends, facts, seconds)
-    wait_for_first(f"{name}: done")
+        with clear_storage_errors(f"stage '{name}' in '{folder}'"):
+            _write_done(folder, depends, facts, seconds)
+    _hand_over(folder, name)
     _LOGGER.info("%s: done in %.1f s", name, seconds)
     return True
 
@@ -155,6 +202,17 @@ def _only_alone(run_dir: str | os.PathLike[str], name: str) -> ConfigError:
     )
 
 
+def _hand_over(folder: pathlib.Path, name: str) -> None:
+    """Waits until every process can read what process 0 has written in a stage's folder."""
+    if not several():
+        return
+    if is_first():
+        publish(folder)
+    wait_for_first(f"{name}: done")
+    if not is_first():
+        refresh(folder)
+
+
 def _write_done(
     folder: pathlib.Path, depends: dict[str, Any], facts: Mapping[str, Any], seconds: float
 ) -> None:
@@ -163,6 +221,7 @@ def _write_done(
         "fingerprint": fingerprint(depends),
         "config": depends,
         "facts": dict(facts),
+        "files": file_sizes(folder),
         "seconds": round(seconds, 2),
     }
     scratch = folder / f".{DONE}.part"

@@ -19,6 +19,8 @@ import tyro
 from core_jax.config import from_dict
 from core_jax.errors import AlignaxError, ConfigError, nearest_name
 from core_jax.jobs import Job
+from core_jax.storage import is_url, pull, working_copy
+from core_jax.storage_errors import describe_fault
 from launch import exits, places, processes, runtime, xla_flags
 from launch.options import Options, UsageError, options_help, take_options
 from launch.plan import plan_text
@@ -96,7 +98,11 @@ def _main(
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return exits.USAGE if isinstance(error, UsageError) else exits.ERROR
-    except Exception:
+    except Exception as error:
+        fault = describe_fault(error)
+        if fault is not None and os.environ.get(DEBUG_VARIABLE) != "1":
+            print(f"StorageError: {fault}", file=sys.stderr)
+            return exits.ERROR
         if not processes.joined():
             raise
         traceback.print_exc()  # what ends a process of several must not wait for the others
@@ -119,9 +125,11 @@ def _run(request: Request, options: Options, place: places.Place, *, name: str) 
             print(text)
         return 0
     only_looks = job.preview and getattr(config, job.preview)
-    if job.owns_run and not only_looks:
-        runtime.open_run(config, may_change=job.may_change)
-    if job.run(config) is False:
+    with runtime.on_disk(config) as config:
+        if job.owns_run and not only_looks:
+            runtime.open_run(config, may_change=job.may_change)
+        finished = job.run(config)
+    if finished is False:
         print("preempted: saved, run me again", file=sys.stderr)
         return exits.PREEMPTED
     return 0
@@ -225,7 +233,9 @@ def _run_dir(rest: Sequence[str]) -> pathlib.Path | None:
         flag, equals, attached = word.partition("=")
         if flag in ("--run-dir", "--run_dir"):
             value = attached if equals else "".join(rest[index + 1 : index + 2])
-    return pathlib.Path(value) if value else None
+    if value and is_url(value):
+        pull(value, working_copy(value), may_be_absent=True)
+    return working_copy(value) if value else None
 
 
 def _overview(jobs: Mapping[str, Job], program: str) -> str:

@@ -3,18 +3,22 @@
 Dimension key: none.
 """
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from core_jax.config import difference, to_dict
 from core_jax.errors import ConfigError
+from core_jax.processes import several
+from core_jax.storage import NATIVE, Mirror, is_url
 
 CONFIG_NAME = "config.json"
 """The config of a run, in its folder."""
@@ -56,6 +60,25 @@ def device_summary() -> str:
     where = f" in {processes} processes" if processes > 1 else ""
     versions = f"jax {jax.__version__}, Python {platform.python_version()}"
     return f"{len(devices)} x {name}{where}, {os.cpu_count()} CPU cores ({versions})"
+
+
+@contextlib.contextmanager
+def on_disk(config: Any) -> Iterator[Any]:
+    """Yields the config with a run folder on this machine's disk.
+
+    Where `run_dir` is a URL, that is its working copy, which is sent there while the block runs
+    and, whatever ended it, at its end.
+    """
+    if not is_url(config.run_dir):
+        yield config
+        return
+    if several() and not config.run_dir.startswith(NATIVE):
+        raise ConfigError(
+            f"run_dir is '{config.run_dir}', and several processes write checkpoints together "
+            f"only to {NATIVE} or to a folder that all of them see; use one of these"
+        )
+    with Mirror(config.run_dir, sends=jax.process_index() == 0) as folder:
+        yield dataclasses.replace(config, run_dir=str(folder))
 
 
 def open_run(config: Any, *, may_change: Sequence[str] = ()) -> pathlib.Path:

@@ -51,8 +51,13 @@ def _check_records(folder: pathlib.Path) -> None:
         expected_path.write_text(json.dumps(seen), encoding="utf-8")
     expected = json.loads(expected_path.read_text(encoding="utf-8"))
     for name in {**expected, **seen}:
-        if expected.get(name) != seen.get(name):
+        if name not in seen:
             raise DataError(
-                f"the built file '{folder / name}' has SHA-256 {seen.get(name)}, not "
+                f"the built file '{folder / name}' is lost; put it back from a copy, or delete "
+                f"'{folder}', it is then built again"
+            )
+        if expected.get(name) != seen[name]:
+            raise DataError(
+                f"the built file '{folder / name}' has SHA-256 {seen[name]}, not "
                 f"{expected.get(name)}; delete '{folder}', it is then built again"
             )

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from core_jax.errors import ConfigError, DataError, nearest_name
+from core_jax.storage import local_path
 from reasoning_jax.data.problems import Problem
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def read_own_problems(path: str | os.PathLike[str], columns: ProblemColumns) -> 
     Raises:
       DataError: unreadable, a column that is not there, or no good row.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     rows = _rows(path)
     if not rows:
         raise DataError(f"'{path}' has no rows; give a file with at least one problem")

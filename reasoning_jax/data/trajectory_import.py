@@ -17,11 +17,11 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core_jax.errors import ConfigError, DataError
+from core_jax.storage import local_path
 from reasoning_jax.data.imported_ids import CheckedIds, check_ids
 from reasoning_jax.data.trajectories import FINISHES, Trajectory
 from reasoning_jax.text.joint import encode_pair, encode_prompt
@@ -137,7 +137,7 @@ def import_trajectories(
     Raises:
       DataError: there is no such file, or not one good row.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise DataError(f"there is no file '{path}'")
     good: dict[tuple[str, int], Trajectory] = {}

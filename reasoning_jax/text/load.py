@@ -4,9 +4,9 @@ Dimension key: none.
 """
 
 import os
-import pathlib
 
 from core_jax.errors import DataError
+from core_jax.storage import local_path
 from reasoning_jax.text.byte_tokenizer import BOTH, ByteTokenizer
 from reasoning_jax.text.chat import ChatTemplate, load_chat_template
 from reasoning_jax.text.gguf_tokenizer import load_gguf_chat_template, load_gguf_tokenizer
@@ -33,7 +33,7 @@ def load_tokenizer(
     """
     if source == BYTES:
         return ByteTokenizer(policy=policy or BOTH)
-    path = pathlib.Path(source)
+    path = local_path(source)
     if path.suffix == ".gguf" and path.is_file():
         return load_gguf_tokenizer(path, policy=policy)
     if path.suffix == ".model" and path.is_file():
@@ -54,7 +54,7 @@ def load_chat(source: str | os.PathLike[str]) -> ChatTemplate | None:
     Args:
       source: as for `load_tokenizer`.
     """
-    path = pathlib.Path(source)
+    path = local_path(source)
     if path.suffix == ".gguf" and path.is_file():
         return load_gguf_chat_template(path)
     return load_chat_template(path) if path.is_dir() else None

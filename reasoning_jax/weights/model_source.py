@@ -18,6 +18,7 @@ from core_jax.errors import DataError, nearest_name
 from core_jax.memory import check_memory
 from core_jax.nn.linear import ComputeDtype
 from core_jax.sharding import match_rules
+from core_jax.storage import is_url, local_path
 from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.presets import MODELS
@@ -88,6 +89,8 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
     dtype = config.param_dtype.dtype
     if config.source == PACKAGED:
         source = smollm2_gguf()
+    if is_url(source):
+        source = local_path(source)
     if config.source.startswith(FRESH):
         architecture, params = _fresh(config, mesh)
     elif str(source).endswith(".gguf"):
@@ -108,7 +111,7 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
         )
     architecture = dataclasses.replace(architecture, dtype=config.dtype)
     if config.adapter:
-        adapter = load_adapter(config.adapter, architecture, mesh=mesh)
+        adapter = load_adapter(local_path(config.adapter), architecture, mesh=mesh)
         params = lora.merge(params, adapter.params, adapter.config.scale)
     tokenizer, template = load_text_side(config)
     return LoadedModel(
@@ -165,7 +168,7 @@ def _fingerprint(config: ModelConfig, source: str | pathlib.Path) -> str:
     """SHA-256 of the config and of the files: their names, sizes, first and last megabyte."""
     digest = hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode())
     for place in (source, config.adapter):
-        path = pathlib.Path(place)
+        path = local_path(place)
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         for file in files if place else []:
             if not file.is_file():

@@ -16,6 +16,7 @@ import pathlib
 import polars as pl
 
 from core_jax.errors import ConfigError, DataError
+from core_jax.storage import local_path
 from rec_jax.data.interactions import (
     ITEM_COLUMNS,
     OPTIONAL,
@@ -151,6 +152,7 @@ def _mapping(entries: tuple[str, ...], setting: str) -> dict[str, str]:
 
 def _read(path: str) -> pl.DataFrame:
     """Reads a file by its suffix; text columns come as strings."""
+    path = str(local_path(path))
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise DataError(f"'{path}' ends in '{suffix}'; expected one of {', '.join(_SUFFIXES)}")

@@ -12,6 +12,7 @@ import polars as pl
 
 from core_jax.arrays import Float
 from core_jax.errors import DataError
+from core_jax.storage import local_path
 
 
 def read_embeddings(path: str | os.PathLike[str], item_ids: list[str]) -> Float[np.ndarray, "I D"]:
@@ -38,7 +39,7 @@ def read_embeddings(path: str | os.PathLike[str], item_ids: list[str]) -> Float[
       DataError: the file is absent or unreadable, an item has no row or several, rows differ in
         length, or a value is not a finite number.
     """
-    path = pathlib.Path(path)
+    path = local_path(path)
     readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
     if path.suffix not in readers:
         raise DataError(f"'{path}': embeddings are read from {', '.join(readers)} only")

@@ -34,7 +34,16 @@ def test_setup_py_declares_what_requirements_txt_lists(monkeypatch):
     exec(compile(source, "setup.py", "exec"), {"__file__": str(ROOT / "setup.py")})
     assert declared["name"] == "alignax"
     assert declared["install_requires"] == requirement_lines()
-    assert set(declared["extras_require"]) == {"tpu", "cuda12", "cuda13", "parity", "tasks", "dev"}
+    assert set(declared["extras_require"]) == {
+        "tpu",
+        "cuda12",
+        "cuda13",
+        "gs",
+        "s3",
+        "parity",
+        "tasks",
+        "dev",
+    }
     assert {"core_jax", "rec_jax", "rec_jax.model", "launch"} <= set(declared["packages"])
     assert not [name for name in declared["packages"] if name.startswith("tests")]
 

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from core_jax.data.fetch import Address, Wheel, cache_folder, fetch_first
 from core_jax.data.records import read_built
 from core_jax.errors import DataError, nearest_name
+from core_jax.storage import local_path
 from rec_jax.data.builders.movielens_files import (
     TABLES,
     UNREADABLE_TIME,
@@ -183,7 +184,7 @@ def load_movielens(
     if variant not in WAYS:
         raise DataError(f"no MovieLens variant '{variant}'. {nearest_name(variant, WAYS)}")
     folder = cache_folder(cache_dir)
-    path = pathlib.Path(source) if source else fetch_first(WAYS[variant], cache_dir=folder)
+    path = local_path(source) if source else fetch_first(WAYS[variant], cache_dir=folder)
     data_dir = folder / "tfds" / f"movielens_{source_digest(path)[:16]}"
     tables = {name: _read_back(variant, name, path, data_dir) for name in TABLES[variant]}
     users = tables.get("users")

@@ -15,13 +15,13 @@ Dimension key: none.
 import hashlib
 import io
 import os
-import pathlib
 import zipfile
 from collections.abc import Callable
 
 import polars as pl
 
 from core_jax.errors import DataError
+from core_jax.storage import local_path
 from rec_jax.data.interactions import require_columns
 
 TABLES = {
@@ -92,7 +92,7 @@ def source_digest(source: str | os.PathLike[str]) -> str:
     """
     marker, folder = _locate(source)
     del marker
-    path = pathlib.Path(source)
+    path = local_path(source)
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -106,7 +106,7 @@ def source_digest(source: str | os.PathLike[str]) -> str:
 
 def _locate(source: str | os.PathLike[str]) -> tuple[str, str]:
     """Returns the first known marker file in a source, and the folder prefix it lies under."""
-    path = pathlib.Path(source)
+    path = local_path(source)
     if path.is_dir():
         files = [part for depth in ("*", "*/*", "*/*/*") for part in path.glob(depth)]
         names = [file.relative_to(path).as_posix() for file in files if file.is_file()]
@@ -127,7 +127,7 @@ def _locate(source: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _read_member(source: str | os.PathLike[str], name: str) -> bytes:
     """Returns the bytes of one file of a folder or zip."""
-    path = pathlib.Path(source)
+    path = local_path(source)
     try:
         if path.is_dir():
             return (path / name).read_bytes()
