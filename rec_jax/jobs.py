@@ -11,6 +11,7 @@ from rec_jax.alignment import run_align
 from rec_jax.alignment_table import run_table
 from rec_jax.config import PipelineConfig
 from rec_jax.presets import PRESETS
+from rec_jax.programs import align_programs, generate_programs, pretrain_programs
 from rec_jax.stages import encode, evaluate, prepare, pretrain, recommend, report, tokenize
 from rec_jax.world_jobs import AbTestConfig, SimulateConfig, run_ab_test, run_simulate
 
@@ -69,8 +70,18 @@ JOBS: dict[str, Job] = {
     "rec.pipeline": Job(run_pipeline, PRESETS, "OneRec from a log to a report: every stage."),
     "rec.prepare": Job(_stage(prepare.run), PRESETS, "Stage 1: log -> checked log, sessions."),
     "rec.tokenize": Job(_stage(tokenize.run), PRESETS, "Stage 2: items -> semantic IDs."),
-    "rec.pretrain": Job(_stage(run_pretrain), PRESETS, "Stage 3: next-token training."),
-    "rec.evaluate": Job(_stage(evaluate.run), PRESETS, "Stage 4: OneRec against baselines."),
+    "rec.pretrain": Job(
+        _stage(run_pretrain),
+        PRESETS,
+        "Stage 3: next-token training.",
+        programs=pretrain_programs,
+    ),
+    "rec.evaluate": Job(
+        _stage(evaluate.run),
+        PRESETS,
+        "Stage 4: OneRec against baselines.",
+        programs=generate_programs,
+    ),
     "rec.report": Job(_stage(report.run), PRESETS, "Stage 5: report/index.html with pictures."),
     "rec.recommend": Job(
         recommend.run,
@@ -89,6 +100,7 @@ JOBS: dict[str, Job] = {
         ALIGN_PRESETS,
         "Preference alignment in rounds, before three judges (--from RUN).",
         may_change=("evaluate.bootstrap_samples", "evaluate.confidence", "evaluate.best_of"),
+        programs=align_programs,
     ),
     "rec.alignment_table": Job(
         run_table,
