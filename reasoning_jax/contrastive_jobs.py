@@ -20,6 +20,7 @@ from reasoning_jax.base_config import BaseConfig
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.contrastive import run_pipeline, run_table
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.programs import pipeline_programs, prefer_programs
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.stages import base, prefer, temperature
 from reasoning_jax.stages.view import ViewConfig, run_view
@@ -128,6 +129,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
         preview="plan",
+        programs=pipeline_programs,
     ),
     "reasoning.table": Job(
         table,
@@ -136,6 +138,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
         preview="plan",
+        programs=pipeline_programs,
     ),
     "reasoning.base": Job(
         run_base,
@@ -146,6 +149,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         run_prefer,
         {"smollm2": _prefer_smollm2},
         "Train on pairs by one preference method.",
+        programs=prefer_programs,
         may_change=("mesh",),
     ),
     "reasoning.temperature": Job(
