@@ -1,6 +1,7 @@
 """Compiles a job for a slice that is not here: does it fit, what does it do, how fast could it be?
 
     python -m launch.compile_check rec.pretrain --preset onerec_1b --topology v5e:4x4
+    python -m launch.compile_check --table docs/compile_check.md
 
 Exit codes: 0 all programs fit, 1 error, 2 wrong command line, 3 a program does not fit, 4 a program
 cannot be compiled.
@@ -20,6 +21,7 @@ from launch import cli
 from launch.aot.advice import best_settings, least_slice
 from launch.aot.compiled import Outcome, compile_program
 from launch.aot.report import TABLE_HEAD, Report, estimate, row, text, to_json
+from launch.aot.table import update_table
 from launch.aot.target import CannotCompileError, Target, load_target
 from launch.jobs import JOBS
 
@@ -52,6 +54,9 @@ def main(
     chosen = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = _parser().parse_known_args(chosen)
     try:
+        if options.table:
+            missing = update_table(options.table, rest, again=options.again)
+            return EXIT_TOO_LARGE if missing else 0
         programs = _programs(jobs, options, rest)
         if programs is None:
             return 0
@@ -90,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", action="append", default=[], help="FAMILY:SHAPE; repeat it")
     parser.add_argument("--program", default="", help="one program of the job, by its beginning")
     parser.add_argument("--least", action="store_true", help="also the least slice that fits")
+    parser.add_argument(
+        "--table",
+        metavar="PAGE",
+        default="",
+        help="compile what the table of presets lacks and write it into PAGE (further words: only "
+        "lines with one of them)",
+    )
+    parser.add_argument("--again", action="store_true", help="with --table: compile all anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of words")
     return parser
 

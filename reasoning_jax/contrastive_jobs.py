@@ -15,11 +15,12 @@ from reasoning_jax.align_config import (
     TemperatureJobConfig,
     TrainConfig,
 )
-from reasoning_jax.align_presets import ALL_MAPS, PIPELINE_PRESETS
+from reasoning_jax.align_presets import ALL_MAPS
 from reasoning_jax.base_config import BaseConfig
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.contrastive import run_pipeline, run_table
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.pod_presets import PIPELINE_PRESETS
 from reasoning_jax.programs import pipeline_programs, prefer_programs
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.stages import base, prefer, temperature

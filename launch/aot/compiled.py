@@ -104,7 +104,7 @@ def compile_program(program: Program, target: Target) -> Outcome:
         mesh = make_mesh(program.mesh, target.devices)
         shape = dict(mesh.shape)
         held = _held(program, mesh)
-        compiled = program.lower(mesh).compile()
+        compiled = program.lower(mesh).compile(_options(target))
     except JaxRuntimeError as error:
         memory = _refused(str(error), held, target.chip.usable_bytes)
         reason = "" if memory else _first_line(error)
@@ -113,6 +113,15 @@ def compile_program(program: Program, target: Target) -> Outcome:
         return _outcome(shape, None, None, _first_line(error), began)
     memory = _memory(compiled.memory_analysis(), held, target.chip.usable_bytes)
     return _outcome(shape, memory, read_facts(compiled, shape), "", began)
+
+
+def _options(target: Target) -> Any:
+    """Options of the compiler.
+
+    Without a GPU nothing can be tried out, and the one tiling that the compiler then guesses for
+    its own matrix products fails for some shapes; the vendor's library takes them all.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if target.chip.is_gpu else None
 
 
 def read_facts(compiled: Any, mesh_shape: Mapping[str, int]) -> Facts:

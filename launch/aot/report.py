@@ -5,6 +5,8 @@ Dimension key: none.
 
 import dataclasses
 import math
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from launch.aot.roofline import ASSUMPTIONS, Roofline, roofline
 from launch.aot.target import Target
 
 _GIB = 1 << 30
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "compile_seconds": round(outcome.seconds, 1),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
         "least_slice": report.least,
         "settings": [
             {"flag": one.flag, "what": one.what, "saved_bytes": saved}

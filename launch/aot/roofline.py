@@ -1,9 +1,9 @@
 """How long a step takes at best: compute, memory and interconnect, each at its limit.
 
-With overlap, a step takes as long as the slowest of the three; without, as their sum. Real steps
-lie between. Compute is at `MATMUL_SHARE` of the peak, as large matrix products reach; memory and
-links at `BANDWIDTH_SHARE`. Collectives along different axes of the mesh use different links and
-run at once; along one axis they follow each other.
+With overlap, a step takes as long as the slowest of the three; one by one, the interconnect adds
+to the slower of the others. Compute is at `MATMUL_SHARE` of the peak, as large matrix products
+reach; memory and links at `BANDWIDTH_SHARE`. Collectives along different axes of the mesh use
+different links and run at once; along one axis they follow each other.
 
 Dimension key: none.
 """
@@ -27,8 +27,8 @@ GPUS_PER_HOST = 8
 ASSUMPTIONS = (
     f"matrix products reach {MATMUL_SHARE:.0%} of the peak, memory and links "
     f"{BANDWIDTH_SHARE:.0%} of their bandwidth; collectives along one axis follow each other, "
-    "along different axes they run at once; 'overlapped' is the slowest of compute, memory and links, "
-    "'one by one' their sum"
+    "along different axes they run at once; 'overlapped' is the slowest of compute, memory and "
+    "links, 'one by one' adds the links to the slower of the others"
 )
 """What the estimate rests on."""
 

@@ -170,7 +170,7 @@ def _fresh(config: ModelConfig, mesh: Mesh) -> tuple[DecoderConfig, Params]:
 
 
 def initialiser(config: ModelConfig, architecture: DecoderConfig) -> Callable[[jax.Array], Params]:
-    """Makes fresh parameters of an architecture, from a key, in the dtype in which they are held."""
+    """Makes parameters of an architecture, from a key, in the dtype in which they are held."""
 
     def init(key: jax.Array) -> Params:
         params = decoder_lm.init_params(architecture, key=key)
