@@ -220,24 +220,13 @@ def train_settings(
 
 def spread_settings(mesh: Mesh, mesh_flag: str) -> list[Setting]:
     """Axes along which more devices can share parameters and optimizer state."""
-    fsdp, data, tensor = (mesh.shape[axis] for axis in ("fsdp", "data", "tensor"))
-    found = []
-    if data % 2 == 0:
-        found.append(
-            Setting(
-                flag=f"{mesh_flag}.fsdp {2 * fsdp} {mesh_flag}.data {data // 2}",
-                what="twice as many devices share parameters and optimizer state",
-                keeps={Kind.PARAMETERS: 0.5, Kind.OPTIMIZER: 0.5},
-            )
+    fsdp, data = mesh.shape["fsdp"], mesh.shape["data"]
+    if data % 2:
+        return []
+    return [
+        Setting(
+            flag=f"{mesh_flag}.fsdp {2 * fsdp} {mesh_flag}.data {data // 2}",
+            what="twice as many devices share parameters and optimizer state",
+            keeps={Kind.PARAMETERS: 0.5, Kind.OPTIMIZER: 0.5},
         )
-    if data % 2 == 0 or fsdp % 2 == 0:
-        axis, size = ("data", data) if data % 2 == 0 else ("fsdp", fsdp)
-        keeps = 0.5 if axis == "data" else 1.0
-        found.append(
-            Setting(
-                flag=f"{mesh_flag}.tensor {2 * tensor} {mesh_flag}.{axis} {size // 2}",
-                what="twice as many devices share every layer's heads and hidden units",
-                keeps={Kind.PARAMETERS: keeps, Kind.OPTIMIZER: keeps, Kind.TEMPORARIES: 0.9},
-            )
-        )
-    return found
+    ]

@@ -1,7 +1,7 @@
 """How long a step takes at best: compute, memory and interconnect, each at its limit.
 
-With overlap, a step takes as long as the slowest of the three; one by one, the interconnect adds
-to the slower of the others. Compute is at `MATMUL_SHARE` of the peak, as large matrix products
+With overlap, a step takes as long as the slowest of the three; one by one, as long as their sum.
+Real steps lie between. Compute is at `MATMUL_SHARE` of the peak, as large matrix products
 reach; memory and links at `BANDWIDTH_SHARE`. Collectives along different axes of the mesh use
 different links and run at once; along one axis they follow each other.
 
@@ -28,7 +28,7 @@ ASSUMPTIONS = (
     f"matrix products reach {MATMUL_SHARE:.0%} of the peak, memory and links "
     f"{BANDWIDTH_SHARE:.0%} of their bandwidth; collectives along one axis follow each other, "
     "along different axes they run at once; 'overlapped' is the slowest of compute, memory and "
-    "links, 'one by one' adds the links to the slower of the others"
+    "links, 'one by one' their sum"
 )
 """What the estimate rests on."""
 
@@ -59,7 +59,7 @@ class Roofline:
     @property
     def serial(self) -> float:
         """A step, one by one."""
-        return max(self.compute, self.memory) + self.slowest_link
+        return self.compute + self.memory + self.slowest_link
 
     @property
     def slowest_link(self) -> float:
@@ -108,7 +108,7 @@ def roofline(
         memory=memory,
         links=dict(links),
         mfu_overlapped=ideal / max(compute, memory, slowest),
-        mfu_serial=ideal / (max(compute, memory) + slowest),
+        mfu_serial=ideal / (compute + memory + slowest),
     )
 
 

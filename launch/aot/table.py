@@ -159,8 +159,11 @@ def _row(line: Line, result: Mapping[str, Any]) -> str:
     else:
         cells += [""] * 4
     if times:
-        cells.append(f"{1e3 * times['overlapped']:,.0f} to {1e3 * times['serial']:,.0f}")
-        cells.append(f"{times['mfu_serial']:.0%} to {times['mfu_overlapped']:.0%}")
+        links = max(times["links"].values(), default=0.0)
+        longest = times["compute"] + times["memory"] + links
+        ideal = times["mfu_overlapped"] * times["overlapped"]
+        cells.append(f"{1e3 * times['overlapped']:,.0f} to {1e3 * longest:,.0f}")
+        cells.append(f"{ideal / longest:.0%} to {times['mfu_overlapped']:.0%}")
         cells.append(result["bottleneck"])
         cells.append(", ".join(f"{name} x {n:,.0f}" for name, n in result["kernels"].items()))
     else:
