@@ -7,6 +7,7 @@ import dataclasses
 import math
 import resource
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,6 +184,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "reason": outcome.reason,
         "compile_seconds": round(outcome.seconds, 1),
+        "cpu_seconds": round(time.process_time(), 1),
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
         "least_slice": report.least,
         "settings": [

@@ -102,9 +102,7 @@ def update_table(page: str | os.PathLike[str], wanted: Sequence[str], *, again: 
       AlignaxError: the page has no place for a table.
     """
     path = pathlib.Path(page)
-    text = path.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise AlignaxError(f"'{page}' has no lines '{BEGIN}' and '{END}'; add them")
+    _parts(path)  # before anything is compiled
     store = path.with_suffix(".json")
     found = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
     for line in LINES:
@@ -115,10 +113,17 @@ def update_table(page: str | os.PathLike[str], wanted: Sequence[str], *, again: 
                 found[line.key] = result
                 store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     known = [(line, found[line.key]) for line in LINES if line.key in found]
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    before, after = _parts(path)
     path.write_text(f"{before}{BEGIN}\n{table(known)}\n{END}{after}", encoding="utf-8")
     return len(LINES) - sum(result["verdict"] == "fits" for _, result in known)
+
+
+def _parts(path: pathlib.Path) -> tuple[str, str]:
+    """What stands before and behind the table."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise AlignaxError(f"'{path}' has not one line '{BEGIN}' and one '{END}'; add them")
+    return text.split(BEGIN)[0], text.split(END)[1]
 
 
 def table(known: Iterable[tuple[Line, Mapping[str, Any]]]) -> str:
@@ -168,6 +173,7 @@ def _row(line: Line, result: Mapping[str, Any]) -> str:
         cells.append(", ".join(f"{name} x {n:,.0f}" for name, n in result["kernels"].items()))
     else:
         cells += [""] * 3 + [result["reason"]]
-    rss = f", {result['peak_memory'] / _GIB:.1f} GiB" if "peak_memory" in result else ""
-    cells.append(f"{result['compile_seconds']:.0f} s{rss}")
+    used = f", {result['peak_memory'] / _GIB:.1f} GiB"
+    busy = f" ({result['cpu_seconds']:.0f} s CPU)" if "cpu_seconds" in result else ""
+    cells.append(f"{result['compile_seconds']:.0f} s{busy}{used}")
     return f"| {' | '.join(cells)} |"
