@@ -69,6 +69,7 @@ LINES = (
     Line(job="rec.align", preset="onerec_1b_gpu", program=_BEAM, topology="a100:1"),
     Line(job="rec.align", preset="onerec_1b_gpu", program=_DPO, topology="a100:1"),
     Line(job="rec.pretrain", preset="onerec_1b_gpu_24gb", program=_TRAIN, topology="a10:1"),
+    Line(job=_PIPELINE, preset="llama3_8b_gpu", program=_CDPO, topology="a100:1"),
     Line(job=_PIPELINE, preset="llama3_8b_pod", program=_CDPO, topology="v5e:4x4"),
     Line(job=_PIPELINE, preset="llama3_8b_full", program=_CDPO, topology="v5e:4x8"),
     Line(job=_PIPELINE, preset="llama3_70b_pod", program=_CDPO, topology="v5e:8x8"),
