@@ -4,8 +4,10 @@ Dimension key: none.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from core_jax.programs import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +39,4 @@ class Job:
     may_change: tuple[str, ...] = ()
     short_flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     preview: str = ""
+    programs: Callable[[Any], Sequence[Program]] | None = None

@@ -3,8 +3,10 @@
 Dimension key: G microbatches, B batch.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +61,8 @@ def make_train_step(
 
     Returns:
       (state, batch, key) -> (state, metrics). Every leaf of the batch has the leading dimension
-      B, sharded as `batch_sharding(mesh)`; the state is donated. The key stays the same over the
+      B, sharded as `batch_sharding(mesh)`; the state is donated. It has `jax.jit`'s `lower`, which
+      takes abstract values as well (`frozen` may be abstract then). The key stays the same over the
       run: it is folded with `state.step`. Added metrics: "loss", "grad_norm" (before clipping,
       without router-balancing biases), "skipped" and, with a schedule, "learning_rate".
 
@@ -98,9 +101,24 @@ def make_train_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    if frozen is None:
-        return compiled
-    return lambda state, batch, key: compiled(state, batch, key, frozen)
+    return compiled if frozen is None else _Beside(compiled, frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beside:
+    """A compiled step with its frozen parameters bound, called and lowered without them."""
+
+    compiled: Callable[..., tuple[TrainState, Metrics]]
+    frozen: Params
+
+    def __call__(
+        self, state: TrainState, batch: PyTree, key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        return self.compiled(state, batch, key, self.frozen)
+
+    def lower(self, state: TrainState, batch: PyTree, key: PyTree) -> jax.stages.Lowered:
+        """As `jax.jit`'s `lower`: of arrays or of abstract values."""
+        return cast(Any, self.compiled).lower(state, batch, key, self.frozen)
 
 
 def make_eval_step(objective: Objective, *, mesh: Mesh, frozen: Params | None = None) -> EvalStep:

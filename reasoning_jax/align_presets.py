@@ -190,7 +190,7 @@ def demo() -> PipelineConfig:
     )
 
 
-def _paper(model: str, task: str) -> PipelineConfig:
+def paper(model: str, task: str) -> PipelineConfig:
     """The paper's settings, for a model folder models/NAME in bfloat16.
 
     Sampling, sets and training are section 3 and 4 of arXiv 2411.19943; what it leaves open (rank,
@@ -253,32 +253,32 @@ def _paper(model: str, task: str) -> PipelineConfig:
 
 def llama3_8b_gsm8k() -> PipelineConfig:
     """Llama-3-8B on GSM8K as in the paper; models/llama3-8b is its folder. See --plan."""
-    return _paper("llama3-8b", "gsm8k")
+    return paper("llama3-8b", "gsm8k")
 
 
 def llama3_8b_math() -> PipelineConfig:
     """Llama-3-8B on MATH, tested on MATH500, as in the paper. See --plan."""
-    return _paper("llama3-8b", "math")
+    return paper("llama3-8b", "math")
 
 
 def llama3_70b_gsm8k() -> PipelineConfig:
     """Llama-3-70B on GSM8K as in the paper; models/llama3-70b is its folder. See --plan."""
-    return _paper("llama3-70b", "gsm8k")
+    return paper("llama3-70b", "gsm8k")
 
 
 def llama3_70b_math() -> PipelineConfig:
     """Llama-3-70B on MATH, tested on MATH500, as in the paper. See --plan."""
-    return _paper("llama3-70b", "math")
+    return paper("llama3-70b", "math")
 
 
 def deepseek_math_7b_gsm8k() -> PipelineConfig:
     """DeepSeek-math-7B-base on GSM8K as in the paper. See --plan."""
-    return _paper("deepseek-math-7b", "gsm8k")
+    return paper("deepseek-math-7b", "gsm8k")
 
 
 def deepseek_math_7b_math() -> PipelineConfig:
     """DeepSeek-math-7B-base on MATH, tested on MATH500, as in the paper. See --plan."""
-    return _paper("deepseek-math-7b", "math")
+    return paper("deepseek-math-7b", "math")
 
 
 def official_code() -> PipelineConfig:
@@ -287,11 +287,11 @@ def official_code() -> PipelineConfig:
     beta 0.1 instead of gamma 1, the end of sequence at full weight, and of the wrong answers after
     the first only those that came more than once (since May 2025).
     """
-    paper = _paper("llama3-8b", "gsm8k")
+    config = paper("llama3-8b", "gsm8k")
     return dataclasses.replace(
-        paper,
+        config,
         run_dir="runs/cdpo_official_code",
-        sets=dataclasses.replace(paper.sets, repeated_only=True),
+        sets=dataclasses.replace(config.sets, repeated_only=True),
         rows=(Row.BASELINE, Row.RPO, Row.CDPO_CODE),
     )
 
@@ -342,7 +342,7 @@ def smollm2_demo() -> PipelineConfig:
     )
 
 
-PIPELINE_PRESETS = {
+PAPER_PRESETS = {
     "tiny": tiny,
     "demo": demo,
     "smollm2_demo": smollm2_demo,
@@ -355,3 +355,4 @@ PIPELINE_PRESETS = {
     "deepseek_math_7b_gsm8k": deepseek_math_7b_gsm8k,
     "deepseek_math_7b_math": deepseek_math_7b_math,
 }
+"""Presets of the pipeline by name; `reasoning_jax.pod_presets` has more."""

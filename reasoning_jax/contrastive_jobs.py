@@ -16,11 +16,13 @@ from reasoning_jax.align_config import (
     TemperatureJobConfig,
     TrainConfig,
 )
-from reasoning_jax.align_presets import ALL_MAPS, PIPELINE_PRESETS
+from reasoning_jax.align_presets import ALL_MAPS
 from reasoning_jax.base_config import BaseConfig
 from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.contrastive import run_pipeline, run_table
 from reasoning_jax.data.load import ProblemsConfig
+from reasoning_jax.pod_presets import PIPELINE_PRESETS
+from reasoning_jax.programs import pipeline_programs, prefer_programs
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.stages import base, prefer, temperature
 from reasoning_jax.stages.view import ViewConfig, run_view
@@ -145,6 +147,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
         preview="plan",
+        programs=pipeline_programs,
     ),
     "reasoning.table": Job(
         table,
@@ -153,6 +156,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         may_change=_MAY_CHANGE,
         short_flags=PROBLEM_FLAGS,
         preview="plan",
+        programs=pipeline_programs,
     ),
     "reasoning.base": Job(
         run_base,
@@ -163,6 +167,7 @@ CONTRASTIVE_JOBS: dict[str, Job] = {
         run_prefer,
         {"smollm2": _prefer_smollm2},
         "Train on pairs by one preference method.",
+        programs=prefer_programs,
         may_change=("mesh",),
     ),
     "reasoning.temperature": Job(

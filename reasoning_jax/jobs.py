@@ -27,6 +27,7 @@ from reasoning_jax.data.leakage import find_leakage, leakage_text
 from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.model.lora import merge
 from reasoning_jax.presets import EVALUATE_PRESETS, SFT_PRESETS
+from reasoning_jax.programs import sft_programs
 from reasoning_jax.stages import evaluate, rollout, sft
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.peft import Adapter, export_adapter
@@ -152,6 +153,7 @@ JOBS: dict[str, Job] = {
         SFT_PRESETS,
         "Fine-tune on solutions: all parameters, or LoRA adapters.",
         may_change=("mesh",),
+        programs=sft_programs,
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.compare": Job(

@@ -15,11 +15,14 @@ from rec_jax.align.contrast_config import ContrastConfig
 from rec_jax.align.methods import Method, MethodConfig
 from rec_jax.align.run_config import AlignRunConfig, PolicyEvaluateConfig
 from rec_jax.alignment_cells import AlignmentTableConfig
+from rec_jax.config import PipelineConfig
 from rec_jax.data.augment import AugmentConfig, TargetOrder
 from rec_jax.data.own_logs import OwnLogConfig
 from rec_jax.data.session_config import EventRule, EventRuleConfig
 from rec_jax.presets import demo as demo_pipeline
 from rec_jax.presets import demo_world
+from rec_jax.presets import onerec_1b as onerec_1b_pipeline
+from rec_jax.presets import onerec_1b_gpu as onerec_1b_gpu_pipeline
 from rec_jax.reward.config import FusionConfig, RewardConfig
 from rec_jax.reward.presets import (
     held_out_judge,
@@ -250,7 +253,47 @@ def table_tiny() -> AlignmentTableConfig:
     )
 
 
-ALIGN_PRESETS = {"demo": demo, "demo_tiny": demo_tiny, "movielens": movielens}
+def onerec_1b() -> AlignRunConfig:
+    """Rounds of DPO for OneRec 1B on your own log, 128 candidates; for a pod slice.
+
+    The paper gives N = 128 and r_DPO = 1 %; steps and batches are ours, untuned.
+    """
+    return _one_billion("runs/align_onerec_1b", onerec_1b_pipeline(), batch_size=1024, parts=4)
+
+
+def onerec_1b_gpu() -> AlignRunConfig:
+    """Rounds of DPO for OneRec 1B on one GPU of 80 GB, 128 candidates."""
+    pipeline = onerec_1b_gpu_pipeline()
+    return _one_billion("runs/align_onerec_1b_gpu", pipeline, batch_size=256, parts=16)
+
+
+def _one_billion(
+    run_dir: str, pipeline: PipelineConfig, *, batch_size: int, parts: int
+) -> AlignRunConfig:
+    """The alignment of OneRec 1B."""
+    return AlignRunConfig(
+        run_dir=run_dir,
+        pipeline=pipeline,
+        reward=training_judge(_for_watch_time(short_video())),
+        judge=held_out_judge(_for_watch_time(short_video())),
+        align=AlignConfig(
+            method=MethodConfig(method=Method.DPO),
+            candidates=CandidatesConfig(num_beams=128, batch_size=32),
+            batch_size=batch_size,
+            num_microbatches=parts,
+            optim=_round_optim(2e-5, warmup_steps=100),
+            loop=LoopConfig(num_steps=5000, log_every=50, checkpoint_every=500),
+        ),
+    )
+
+
+ALIGN_PRESETS = {
+    "demo": demo,
+    "demo_tiny": demo_tiny,
+    "movielens": movielens,
+    "onerec_1b": onerec_1b,
+    "onerec_1b_gpu": onerec_1b_gpu,
+}
 """Presets of rec.align by name."""
 
 TABLE_PRESETS = {"demo": table_demo, "kuairand": table_kuairand, "demo_tiny": table_tiny}

@@ -9,6 +9,7 @@ from rec_jax.alignment import run_align
 from rec_jax.alignment_table import run_table
 from rec_jax.config import PipelineConfig
 from rec_jax.presets import PRESETS
+from rec_jax.programs import align_programs, generate_programs, pretrain_programs
 from rec_jax.stages import encode, evaluate, prepare, pretrain, recommend, report, tokenize
 from rec_jax.world_jobs import AbTestConfig, SimulateConfig, run_ab_test, run_simulate
 
@@ -69,10 +70,18 @@ JOBS: dict[str, Job] = {
         tokenize.run, PRESETS, "Stage 2: items -> semantic IDs.", may_change=("mesh",)
     ),
     "rec.pretrain": Job(
-        run_pretrain, PRESETS, "Stage 3: next-token training.", may_change=("mesh",)
+        run_pretrain,
+        PRESETS,
+        "Stage 3: next-token training.",
+        may_change=("mesh",),
+        programs=pretrain_programs,
     ),
     "rec.evaluate": Job(
-        evaluate.run, PRESETS, "Stage 4: OneRec against baselines.", may_change=("mesh",)
+        evaluate.run,
+        PRESETS,
+        "Stage 4: OneRec against baselines.",
+        may_change=("mesh",),
+        programs=generate_programs,
     ),
     "rec.report": Job(
         report.run, PRESETS, "Stage 5: report/index.html with pictures.", may_change=("mesh",)
@@ -99,6 +108,7 @@ JOBS: dict[str, Job] = {
             "evaluate.best_of",
             "pipeline.mesh",
         ),
+        programs=align_programs,
     ),
     "rec.alignment_table": Job(
         run_table,

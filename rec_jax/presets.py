@@ -6,6 +6,7 @@ Dimension key: none.
 import dataclasses
 
 from core_jax.loop import LoopConfig
+from core_jax.mesh import MeshConfig
 from core_jax.nn.feed_forward import Activation
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
@@ -213,7 +214,7 @@ def onerec_0p1b() -> PipelineConfig:
 
 
 def onerec_1b() -> PipelineConfig:
-    """OneRec at the paper's 1B size on your own log, for a pod slice.
+    """OneRec at the paper's 1B size on your own log, for a pod slice (16 TPU v5e or more).
 
     939.9 million parameters, 201.7 million active per token, 21 % (the paper says 13 %). The paper
     gives 24 experts of which 2 are active, n = 256, m = 5 and 3 levels of 8,192 codes, not widths
@@ -221,28 +222,61 @@ def onerec_1b() -> PipelineConfig:
     """
     return _paper(
         run_dir="runs/onerec_1b",
-        model=OneRecConfig(
-            history_items=256,
-            session_items=5,
-            d_model=1024,
-            num_heads=16,
-            head_dim=64,
-            d_ff=4096,
-            num_encoder_layers=4,
-            num_decoder_layers=4,
-            num_experts=24,
-            experts_per_token=2,
-            d_expert=4096,
-            activation=Activation.GELU,
-            balance=Balance.LOSS_FREE,
-            compute_dtype=ComputeDtype.BFLOAT16,
-            remat=Remat.FULL,
-        ),
+        model=_ONEREC_1B,
         batch_size=1024,
+        num_microbatches=4,
+        mesh=MeshConfig(data=1, fsdp=-1),
     )
 
 
-def _paper(*, run_dir: str, model: OneRecConfig, batch_size: int) -> PipelineConfig:
+def onerec_1b_gpu() -> PipelineConfig:
+    """OneRec 1B on one GPU of 80 GB: batches of 256 sessions, 16 at a time."""
+    return _paper(
+        run_dir="runs/onerec_1b_gpu",
+        model=_ONEREC_1B,
+        batch_size=256,
+        num_microbatches=16,
+    )
+
+
+def onerec_1b_gpu_24gb() -> PipelineConfig:
+    """OneRec 1B on one GPU of 24 GB: batches of 64 sessions, 2 at a time."""
+    return _paper(
+        run_dir="runs/onerec_1b_gpu_24gb",
+        model=_ONEREC_1B,
+        batch_size=64,
+        num_microbatches=32,
+    )
+
+
+_ONEREC_1B = OneRecConfig(
+    history_items=256,
+    session_items=5,
+    d_model=1024,
+    num_heads=16,
+    head_dim=64,
+    d_ff=4096,
+    num_encoder_layers=4,
+    num_decoder_layers=4,
+    num_experts=24,
+    experts_per_token=2,
+    d_expert=4096,
+    activation=Activation.GELU,
+    balance=Balance.LOSS_FREE,
+    compute_dtype=ComputeDtype.BFLOAT16,
+    remat=Remat.FULL,
+)
+"""The architecture of the paper's 1B size."""
+
+
+def _paper(
+    *,
+    run_dir: str,
+    model: OneRecConfig,
+    batch_size: int,
+    num_microbatches: int = 1,
+    mesh: MeshConfig | None = None,
+) -> PipelineConfig:
     """What the paper's sizes share (Deng et al., 2025, arXiv:2502.18965, Section 5.1.1)."""
     return PipelineConfig(
         run_dir=run_dir,
@@ -268,11 +302,13 @@ def _paper(*, run_dir: str, model: OneRecConfig, batch_size: int) -> PipelineCon
         ),
         pretrain=PretrainConfig(
             batch_size=batch_size,
+            num_microbatches=num_microbatches,
             loop=LoopConfig(
                 num_steps=200_000, log_every=50, evaluate_every=5000, checkpoint_every=2000
             ),
         ),
         generate=GenerateConfig(session_beams=128, item_beams=128, batch_size=32),
+        mesh=mesh or MeshConfig(),
     )
 
 
@@ -283,5 +319,7 @@ PRESETS = {
     "demo_gpu": demo_gpu,
     "onerec_0p1b": onerec_0p1b,
     "onerec_1b": onerec_1b,
+    "onerec_1b_gpu": onerec_1b_gpu,
+    "onerec_1b_gpu_24gb": onerec_1b_gpu_24gb,
 }
 """Presets of the OneRec jobs by name."""

@@ -25,7 +25,8 @@ from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
-from core_jax.train_step import make_train_step
+from core_jax.train_state import TrainState
+from core_jax.train_step import Objective, TrainStep, make_train_step
 from reasoning_jax.align.contrast_model import LOG_PROB
 from reasoning_jax.align.methods import WeightSource
 from reasoning_jax.align.objective import preference_objective
@@ -37,6 +38,7 @@ from reasoning_jax.align_config import PreferConfig
 from reasoning_jax.data.token_values import matching, read_token_values
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model import lora
+from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.stages.score import check_rows, file_digest
 from reasoning_jax.stages.trainee import born, looks, restored
 from reasoning_jax.text.tokenizer import Tokenizer
@@ -150,28 +152,14 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
     num_steps = max(1, round(train.epochs * len(rows) / train.batch_size))
     _LOGGER.info("%s: %d steps over %s", NAME, num_steps, rows.report)
     frozen = model.params if config.holds_reference else None
-    objective = functools.partial(
-        preference_objective,
-        config=dataclasses.replace(model.config, remat=train.remat, unroll=train.unroll),
-        method=config.method,
-        chunk=min(train.chunk, train.rows.row_length),
-        lora=train.lora if train.lora.rank else None,
-        mesh=mesh if mesh.size > 1 else None,
-    )
     optimizer = make_optimizer(train.optim, num_steps)
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     state, shardings = born(model, train.lora, optimizer, mesh=mesh, key=init_key)
+    if frozen is None:
+        model = dataclasses.replace(model, params={})  # room: what is trained is a copy
     result = fit(
         state=state,
-        train_step=make_train_step(
-            objective,
-            optimizer,
-            mesh=mesh,
-            state_shardings=shardings,
-            num_microbatches=train.num_microbatches,
-            schedule=make_schedule(train.optim, num_steps),
-            frozen=frozen,
-        ),
+        train_step=step_of(config, num_steps, model.config, mesh, shardings, frozen),
         pipeline=make_pipeline(
             rows,
             batch_size=train.batch_size,
@@ -184,7 +172,12 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
         config=_loop(config, num_steps),
         fingerprint=fingerprint(_parts(config) | {"weights": model.fingerprint}),
         evaluate=looks(
-            objective, watched, train.batch_size, mesh=mesh, frozen=frozen, prefix="watched_"
+            objective_of(config, model.config, mesh),
+            watched,
+            train.batch_size,
+            mesh=mesh,
+            frozen=frozen,
+            prefix="watched_",
         ),
         tokens_per_batch=train.batch_size * train.rows.row_length,
     )
@@ -195,6 +188,39 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
     tokens = result.step * train.batch_size * train.rows.row_length
     steps = {"last_step": result.step, "trained_tokens": tokens}
     return facts | dataclasses.asdict(rows.report) | steps
+
+
+def objective_of(config: PreferConfig, model: DecoderConfig, mesh: Mesh) -> Objective:
+    """What a run minimises."""
+    train = config.train
+    return functools.partial(
+        preference_objective,
+        config=dataclasses.replace(model, remat=train.remat, unroll=train.unroll),
+        method=config.method,
+        chunk=min(train.chunk, train.rows.row_length),
+        lora=train.lora if train.lora.rank else None,
+        mesh=mesh,
+    )
+
+
+def step_of(
+    config: PreferConfig,
+    num_steps: int,
+    model: DecoderConfig,
+    mesh: Mesh,
+    shardings: TrainState,
+    frozen: Params | None,
+) -> TrainStep:
+    """The train step of a run of so many steps."""
+    return make_train_step(
+        objective_of(config, model, mesh),
+        make_optimizer(config.train.optim, num_steps),
+        mesh=mesh,
+        state_shardings=shardings,
+        num_microbatches=config.train.num_microbatches,
+        schedule=make_schedule(config.train.optim, num_steps),
+        frozen=frozen,
+    )
 
 
 def load_weighted_pairs(

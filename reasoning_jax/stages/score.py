@@ -171,7 +171,7 @@ def _score(
         load_pair(model, *runs, mesh),
         chunk=config.rows.chunk,
         betas=config.betas,
-        mesh=mesh if mesh.size > 1 else None,
+        mesh=mesh,
     )
     facts = write_token_values(
         folder / SCORES,

@@ -20,7 +20,8 @@ from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
-from core_jax.train_step import make_train_step
+from core_jax.train_state import TrainState
+from core_jax.train_step import Objective, TrainStep, make_train_step
 from reasoning_jax.config import SftConfig, Solutions
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.packing import PackedRows, to_packed_batch
@@ -91,31 +92,16 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     mesh = make_mesh(config.mesh)
     model = load_source(config.model, mesh)
     train_rows, valid_rows = _rows(config, model)
-    architecture = dataclasses.replace(model.config, remat=config.remat, unroll=config.unroll)
-    adapts = config.lora.rank > 0
-    frozen = model.params if adapts else None
-    objective = functools.partial(
-        sft_objective,
-        config=architecture,
-        chunk=min(config.chunk, config.packing.row_length),
-        lora=config.lora if adapts else None,
-        mesh=mesh if mesh.size > 1 else None,
-    )
+    frozen = model.params if config.lora.rank else None
     loop = _loop(config, len(train_rows))
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     optimizer = make_optimizer(config.optim, loop.num_steps)
     state, shardings = born(model, config.lora, optimizer, mesh=mesh, key=init_key)
+    if frozen is None:
+        model = dataclasses.replace(model, params={})  # room: what is trained is a copy
     result = fit(
         state=state,
-        train_step=make_train_step(
-            objective,
-            optimizer,
-            mesh=mesh,
-            state_shardings=shardings,
-            num_microbatches=config.num_microbatches,
-            schedule=make_schedule(config.optim, loop.num_steps),
-            frozen=frozen,
-        ),
+        train_step=step_of(config, loop.num_steps, model.config, mesh, shardings, frozen),
         pipeline=make_pipeline(
             train_rows,
             batch_size=config.batch_size,
@@ -128,12 +114,17 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
         config=loop,
         fingerprint=_identity(config, model),
         evaluate=looks(
-            objective, valid_rows, config.batch_size, mesh=mesh, frozen=frozen, prefix="valid_"
+            objective_of(config, model.config, mesh),
+            valid_rows,
+            config.batch_size,
+            mesh=mesh,
+            frozen=frozen,
+            prefix="valid_",
         ),
         best_metric=BEST_METRIC,
         lower_is_better=True,
         tokens_per_batch=config.batch_size * config.packing.row_length,
-        flops_per_step=train_flops(architecture, config),
+        flops_per_step=train_flops(model.config, config),
     )
     if result.preempted:
         return None
@@ -145,6 +136,37 @@ def _train(config: SftConfig, folder: pathlib.Path) -> Mapping[str, Any] | None:
     steps = {"best_step": result.best_step, "last_step": result.step}
     tokens = {"trained_tokens": result.step * config.batch_size * config.packing.row_length}
     return steps | tokens | {BEST_METRIC: best} | report
+
+
+def objective_of(config: SftConfig, model: DecoderConfig, mesh: Mesh) -> Objective:
+    """What a run minimises."""
+    return functools.partial(
+        sft_objective,
+        config=dataclasses.replace(model, remat=config.remat, unroll=config.unroll),
+        chunk=min(config.chunk, config.packing.row_length),
+        lora=config.lora if config.lora.rank else None,
+        mesh=mesh,
+    )
+
+
+def step_of(
+    config: SftConfig,
+    num_steps: int,
+    model: DecoderConfig,
+    mesh: Mesh,
+    shardings: TrainState,
+    frozen: Params | None,
+) -> TrainStep:
+    """The train step of a run of so many steps."""
+    return make_train_step(
+        objective_of(config, model, mesh),
+        make_optimizer(config.optim, num_steps),
+        mesh=mesh,
+        state_shardings=shardings,
+        num_microbatches=config.num_microbatches,
+        schedule=make_schedule(config.optim, num_steps),
+        frozen=frozen,
+    )
 
 
 def _loop(config: SftConfig, num_rows: int) -> LoopConfig:

@@ -58,7 +58,7 @@ def born(
       The state, which the train step may give up, and its shardings.
     """
     state, shardings = init_state(
-        _initialiser(model.config, adapters), optimizer, mesh=mesh, rules=RULES, key=key
+        initialiser(model.config, adapters), optimizer, mesh=mesh, rules=RULES, key=key
     )
     if adapters.rank:
         return state, shardings
@@ -87,7 +87,7 @@ def restored(
       step: which checkpoint.
       mesh: where the parameters are to be.
     """
-    init = _initialiser(model.config, adapters)
+    init = initialiser(model.config, adapters)
     abstract = jax.eval_shape(lambda: init(key=jax.random.key(0)))
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -132,7 +132,7 @@ def looks(
     return evaluate
 
 
-def _initialiser(config: DecoderConfig, adapters: LoraConfig) -> Callable[..., Params]:
+def initialiser(config: DecoderConfig, adapters: LoraConfig) -> Callable[..., Params]:
     """What the train state's parameters are born as."""
     if adapters.rank:
         return functools.partial(lora.init_lora, config, adapters)

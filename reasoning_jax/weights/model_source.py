@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Params
 from core_jax.config import to_dict
-from core_jax.errors import DataError, nearest_name
+from core_jax.errors import ConfigError, DataError, nearest_name
 from core_jax.memory import check_memory
 from core_jax.nn.linear import ComputeDtype
 from core_jax.sharding import match_rules
@@ -123,6 +123,32 @@ def load_source(config: ModelConfig, mesh: Mesh) -> LoadedModel:
     )
 
 
+def architecture_of(config: ModelConfig) -> DecoderConfig:
+    """A model's architecture, without its weights.
+
+    A folder or file that is not here is known by its name, where that is one of an architecture
+    ("models/llama3-8b").
+
+    Raises:
+      ConfigError: nothing tells the architecture.
+    """
+    source = config.source.removeprefix(FRESH)
+    path = pathlib.Path("smollm2-135m" if source == PACKAGED else source)
+    if path.is_dir():
+        found = load_config(path)
+    elif path.suffix == ".gguf" and path.is_file():
+        found = GgufFile(path).config
+    elif path.name in MODELS:
+        found = MODELS[path.name]()
+    else:
+        raise ConfigError(
+            f"the architecture of model '{config.source}' is not known: it is no folder with a "
+            f"config.json, and its name is none of {', '.join(MODELS)}; name the folder so, or "
+            f"take {FRESH}NAME"
+        )
+    return dataclasses.replace(found, dtype=config.dtype)
+
+
 def load_text_side(config: ModelConfig) -> tuple[Tokenizer, ChatTemplate | None]:
     """A model's tokenizer and chat template, without its weights."""
     chosen: str | pathlib.Path = config.tokenizer or config.source
@@ -140,14 +166,14 @@ def _fresh(config: ModelConfig, mesh: Mesh) -> tuple[DecoderConfig, Params]:
         raise DataError(f"no architecture '{name}'. {nearest_name(name, MODELS)}")
     architecture = MODELS[name]()
 
-    init = _initialiser(config, architecture)
+    init = initialiser(config, architecture)
     shardings = _check_memory(config, architecture, mesh)
     key = jax.random.key(config.seed)
     return architecture, jax.jit(init, out_shardings=shardings)(key)
 
 
-def _initialiser(config: ModelConfig, architecture: DecoderConfig) -> Callable[[jax.Array], Params]:
-    """Makes parameters of an architecture in the dtype in which they are held."""
+def initialiser(config: ModelConfig, architecture: DecoderConfig) -> Callable[[jax.Array], Params]:
+    """Makes parameters of an architecture, from a key, in the dtype in which they are held."""
 
     def init(key: jax.Array) -> Params:
         params = decoder_lm.init_params(architecture, key=key)
@@ -158,7 +184,7 @@ def _initialiser(config: ModelConfig, architecture: DecoderConfig) -> Callable[[
 
 def _check_memory(config: ModelConfig, architecture: DecoderConfig, mesh: Mesh) -> Params:
     """Raises ConfigError where the parameters are too large; returns their shardings."""
-    abstract = jax.eval_shape(_initialiser(config, architecture), jax.random.key(0))
+    abstract = jax.eval_shape(initialiser(config, architecture), jax.random.key(0))
     shardings = match_rules(RULES, abstract, mesh)
     check_memory(abstract, shardings, mesh=mesh, what=f"the parameters of '{config.source}'")
     return shardings

@@ -19,7 +19,7 @@ def forward_flops(config: OneRecConfig, batch_size: int) -> float:
     Returns:
       FLOPs.
     """
-    return batch_size * (_history_flops(config) + _session_flops(config))
+    return batch_size * (_history_flops(config) + session_flops(config))
 
 
 def generation_flops(config: OneRecConfig, num_beams: int) -> float:
@@ -35,7 +35,7 @@ def generation_flops(config: OneRecConfig, num_beams: int) -> float:
     Returns:
       FLOPs.
     """
-    return _history_flops(config) + num_beams * _session_flops(config)
+    return _history_flops(config) + num_beams * session_flops(config)
 
 
 def train_flops(config: OneRecConfig, batch_size: int) -> float:
@@ -46,17 +46,12 @@ def train_flops(config: OneRecConfig, batch_size: int) -> float:
     return 3.0 * forward_flops(config, batch_size)
 
 
-def _history_flops(config: OneRecConfig) -> float:
-    """The encoder, and the keys and values of cross-attention, of one history."""
-    length = config.history_items * (config.num_levels + 1)
-    layer = 4 * _project(config) + _attend(config) * length
-    layer += _matrices(config) * 2.0 * config.d_model * config.d_ff
-    shared = config.num_decoder_layers * 2 * _project(config)
-    return length * (config.num_encoder_layers * layer + shared)
+def session_flops(config: OneRecConfig) -> float:
+    """FLOPs of the decoder and the output layer for one session, whose history is encoded.
 
-
-def _session_flops(config: OneRecConfig) -> float:
-    """The decoder and the output layer, of one session."""
+    Args:
+      config: architecture, with `level_sizes` known.
+    """
     length = config.decoder_tokens
     visible = config.history_items * (config.num_levels + 1) + length
     experts = config.experts_per_token * _matrices(config) * 2.0 * config.d_model * config.d_expert
@@ -64,6 +59,15 @@ def _session_flops(config: OneRecConfig) -> float:
     layer = 6 * _project(config) + _attend(config) * visible + experts + router
     outputs = config.session_items * 2.0 * config.d_model * sum(config.level_sizes)
     return length * config.num_decoder_layers * layer + outputs
+
+
+def _history_flops(config: OneRecConfig) -> float:
+    """The encoder, and the keys and values of cross-attention, of one history."""
+    length = config.history_items * (config.num_levels + 1)
+    layer = 4 * _project(config) + _attend(config) * length
+    layer += _matrices(config) * 2.0 * config.d_model * config.d_ff
+    shared = config.num_decoder_layers * 2 * _project(config)
+    return length * (config.num_encoder_layers * layer + shared)
 
 
 def _project(config: OneRecConfig) -> float:

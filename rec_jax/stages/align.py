@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from core_jax.config import fingerprint, to_dict
@@ -26,11 +27,12 @@ from core_jax.optim import make_optimizer, make_schedule
 from core_jax.processes import is_first
 from core_jax.run_folder import Workers, read_done, run_stage
 from core_jax.train_state import TrainState, init_state
-from core_jax.train_step import make_train_step
+from core_jax.train_step import TrainStep, make_train_step
+from rec_jax.align.config import AlignConfig
 from rec_jax.align.methods import uses_token_weights
 from rec_jax.align.objective import align_loss
 from rec_jax.align.run_config import AlignRunConfig, Folders
-from rec_jax.align.source import BundleSource, bundles_to_batch, fill, plan_slots
+from rec_jax.align.source import BundleSource, Slots, bundles_to_batch, fill, plan_slots
 from rec_jax.data.inputs import SessionSource
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
@@ -55,6 +57,40 @@ def run(folders: Folders, config: AlignRunConfig, number: int) -> bool:
         _parts(folders, config, number),
         work,
         workers=Workers.ALL,
+    )
+
+
+def trained_model(start: OneRecConfig, settings: AlignConfig) -> OneRecConfig:
+    """The architecture as a round trains it."""
+    return dataclasses.replace(start, dropout=settings.dropout)
+
+
+def optimizer_of(settings: AlignConfig) -> optax.GradientTransformation:
+    """The optimizer of a round."""
+    return make_optimizer(settings.optim, settings.loop.num_steps)
+
+
+def step_of(
+    settings: AlignConfig, model: OneRecConfig, mesh: Mesh, shardings: TrainState
+) -> TrainStep:
+    """The train step of a round, for the architecture of `trained_model`."""
+    return make_train_step(
+        functools.partial(align_loss, model, settings.method, settings.effective_weight, mesh),
+        optimizer_of(settings),
+        mesh=mesh,
+        state_shardings=shardings,
+        num_microbatches=settings.num_microbatches,
+        schedule=make_schedule(settings.optim, settings.loop.num_steps),
+    )
+
+
+def slots_of(settings: AlignConfig, mesh: Mesh) -> Slots:
+    """How the preferences of a step are spread over its samples and the mesh."""
+    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return plan_slots(
+        settings.batch_size,
+        settings.preference_ratio,
+        multiple=shards * settings.num_microbatches,
     )
 
 
@@ -86,30 +122,21 @@ def _train(
     settings, loop = config.align, config.align.loop
     mesh = make_mesh(config.pipeline.mesh)
     start, params = generators.load(folders, number - 1, mesh)
-    model = dataclasses.replace(start, dropout=settings.dropout)
+    model = trained_model(start, settings)
     # What is handed on is the model of the start: dropout is a setting of this training alone.
     if is_first():
         (folder / "model.json").write_text(json.dumps(to_dict(start), indent=2))
-    optimizer = make_optimizer(settings.optim, loop.num_steps)
     state, shardings = init_state(
         functools.partial(onerec.init_params, model),
-        optimizer,
+        optimizer_of(settings),
         mesh=mesh,
         rules=RULES,
         key=jax.random.key(0),
     )
     state = dataclasses.replace(state, params=params)
-    train_step = make_train_step(
-        functools.partial(align_loss, model, settings.method, settings.effective_weight, mesh),
-        optimizer,
-        mesh=mesh,
-        state_shardings=shardings,
-        num_microbatches=settings.num_microbatches,
-        schedule=make_schedule(settings.optim, loop.num_steps),
-    )
     result = fit(
         state=state,
-        train_step=train_step,
+        train_step=step_of(settings, model, mesh, shardings),
         pipeline=_pipeline(folders, config, model, mesh, number),
         key=jax.random.fold_in(jax.random.key(config.seed), number),
         folder=folder,
@@ -131,12 +158,7 @@ def _pipeline(
     index = tokenize.load(folders.base)
     preferences = contrast.weighted(folders, config, number, groups.load(folders, number))
     sessions = SessionSource(data, "train", model.history_items, model.session_items)
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    slots = plan_slots(
-        settings.batch_size,
-        settings.preference_ratio,
-        multiple=shards * settings.num_microbatches,
-    )
+    slots = slots_of(settings, mesh)
     _LOGGER.info(
         "round %d: %s preferences; %d of %d samples of a step can hold one, %.0f %% do; "
         "%.1f passes over the preferences",

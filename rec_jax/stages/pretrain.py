@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from core_jax.arrays import Params
@@ -27,8 +28,8 @@ from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.processes import is_first
 from core_jax.run_folder import Workers, read_done, run_stage, stage_folder
-from core_jax.train_state import init_state
-from core_jax.train_step import make_eval_step, make_train_step
+from core_jax.train_state import TrainState, init_state
+from core_jax.train_step import TrainStep, make_eval_step, make_train_step
 from rec_jax.config import PipelineConfig
 from rec_jax.data.augment import AugmentConfig, augment
 from rec_jax.data.inputs import SessionSource, batch_to_codes
@@ -105,6 +106,25 @@ def resolve_model(config: OneRecConfig, index: ItemIndex) -> OneRecConfig:
     return dataclasses.replace(config, level_sizes=index.level_sizes)
 
 
+def optimizer_of(config: PipelineConfig) -> optax.GradientTransformation:
+    """The optimizer of a run."""
+    return make_optimizer(config.optim, config.pretrain.loop.num_steps)
+
+
+def step_of(
+    config: PipelineConfig, model: OneRecConfig, mesh: Mesh, shardings: TrainState
+) -> TrainStep:
+    """The train step of a run, for a model whose level sizes are known."""
+    return make_train_step(
+        functools.partial(next_token_loss, model, mesh),
+        optimizer_of(config),
+        mesh=mesh,
+        state_shardings=shardings,
+        num_microbatches=config.pretrain.num_microbatches,
+        schedule=make_schedule(config.optim, config.pretrain.loop.num_steps),
+    )
+
+
 def _pointwise(config: PipelineConfig) -> PipelineConfig:
     """The comparison model's run."""
     loop = dataclasses.replace(config.pretrain.loop, num_steps=config.pretrain.pointwise_steps)
@@ -133,26 +153,16 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         transform=_first_targets(index.codes, model.session_items),
         share=host_share(mesh),
     )
-    optimizer = make_optimizer(config.optim, loop.num_steps)
     state, shardings = init_state(
         functools.partial(onerec.init_params, model),
-        optimizer,
+        optimizer_of(config),
         mesh=mesh,
         rules=RULES,
         key=init_key,
     )
-    objective = functools.partial(next_token_loss, model, mesh)
-    train_step = make_train_step(
-        objective,
-        optimizer,
-        mesh=mesh,
-        state_shardings=shardings,
-        num_microbatches=settings.num_microbatches,
-        schedule=make_schedule(config.optim, loop.num_steps),
-    )
     result = fit(
         state=state,
-        train_step=train_step,
+        train_step=step_of(config, model, mesh, shardings),
         pipeline=pipeline,
         key=dropout_key,
         folder=folder,

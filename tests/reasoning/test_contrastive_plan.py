@@ -7,13 +7,14 @@ import pytest
 from reasoning_jax import contrastive
 from reasoning_jax.align.methods import Row
 from reasoning_jax.align.pair_rows import PairRowsConfig
-from reasoning_jax.align_presets import PIPELINE_PRESETS, tiny
+from reasoning_jax.align_presets import tiny
 from reasoning_jax.contrastive import run_pipeline, run_table
 from reasoning_jax.contrastive_plan import CHIPS, plan_costs, plan_text
 from reasoning_jax.data.load import ProblemsConfig
 from reasoning_jax.data.packing import Layout
 from reasoning_jax.model.config import LoraConfig
 from reasoning_jax.model.presets import tiny as small_model
+from reasoning_jax.pod_presets import PIPELINE_PRESETS
 from reasoning_jax.weights import model_source
 from reasoning_jax.weights.model_source import ModelConfig
 

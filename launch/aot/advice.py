@@ -1,0 +1,59 @@
+"""Which settings would make a program fit, and the least slice that holds it.
+
+Dimension key: none.
+"""
+
+from collections.abc import Callable, Sequence
+
+from core_jax.errors import AlignaxError
+from core_jax.mesh import make_mesh
+from core_jax.programs import Program, Setting, held_bytes
+from launch.aot.chips import Chip
+from launch.aot.compiled import Memory, Outcome, compile_program
+from launch.aot.target import CannotCompileError, Target, load_target
+
+NUM_SETTINGS = 3
+
+
+def saved_bytes(setting: Setting, memory: Memory) -> int:
+    """Bytes that a setting is expected to save, by its rule of thumb."""
+    return round(
+        sum(memory.by_kind.get(kind, 0) * (1.0 - keeps) for kind, keeps in setting.keeps.items())
+    )
+
+
+def best_settings(settings: Sequence[Setting], memory: Memory) -> list[tuple[Setting, int]]:
+    """The settings that save most, given what the memory is taken by."""
+    ranked = [(one, saved_bytes(one, memory)) for one in settings]
+    ranked = [(one, saved) for one, saved in ranked if saved > 0]
+    return sorted(ranked, key=lambda pair: -pair[1])[:NUM_SETTINGS]
+
+
+def least_slice(
+    program: Program,
+    chip: Chip,
+    *,
+    compile_on: Callable[[Program, Target], Outcome] = compile_program,
+    load: Callable[[str], Target] = load_target,
+) -> tuple[str, Outcome] | None:
+    """The smallest slice of a family that a program fits, with its outcome; None: it fits none.
+
+    Slices that cannot hold what lies there before the program runs, or over which its mesh or
+    batch does not split, are passed over without compiling.
+    """
+    for shape in chip.slices:
+        name = f"{chip.name}:{shape}"
+        try:
+            target = load(name)
+            mesh = make_mesh(program.mesh, target.devices)
+            held = sum(held_bytes(tree) for tree in program.held(mesh).values())
+        except CannotCompileError:
+            continue  # a shape that this compiler does not know
+        except AlignaxError:
+            continue  # a mesh or batch that does not split over so many devices
+        if held >= chip.usable_bytes:
+            continue
+        outcome = compile_on(program, target)
+        if outcome.verdict == "fits":
+            return name, outcome
+    return None
