@@ -8,7 +8,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 
-_BOUNDED = re.compile(r"^[A-Za-z0-9_-]+(\[[a-z0-9_,]+\])?>=[0-9.]+,<[0-9.]+$")
+_BOUNDED = re.compile(r"^[A-Za-z0-9_-]+(\[[a-z0-9_,-]+\])?>=[0-9.]+,<[0-9.]+$")
 
 
 def requirement_lines():
