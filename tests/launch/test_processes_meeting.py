@@ -69,7 +69,7 @@ def test_a_coordinator_that_does_not_answer(address):
 
 
 def test_processes_that_do_not_come_are_named_to_all(address):
-    late = [part(address, 4, number, "", seconds=1.0) for number in (0, 2)]
+    late = [part(address, 4, number, "", seconds=3.0) for number in (0, 2)]
     for said in meet(*late):
         assert "process 1, 3 of 4 had not come" in said
 
