@@ -120,7 +120,9 @@ def update_table(page: str | os.PathLike[str], wanted: Sequence[str], *, again: 
     found = _known(store)
     known = [(line, found[line.key]) for line in LINES if line.key in found]
     before, after = _parts(path)
-    path.write_text(f"{before}{BEGIN}\n{table(known)}\n{END}{after}", encoding="utf-8")
+    missing = "".join(f"\n* `{line.key}`" for line in LINES if line.key not in found)
+    note = f"\n\nNot compiled yet:\n{missing}" if missing else ""
+    path.write_text(f"{before}{BEGIN}\n{table(known)}{note}\n{END}{after}", encoding="utf-8")
     return len(LINES) - sum(result["verdict"] == "fits" for _, result in known)
 
 
