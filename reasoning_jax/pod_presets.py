@@ -1,4 +1,4 @@
-"""Presets of contrastive cDPO for one GPU and for TPU slices: what fits is in docs/compile_check.md.
+"""Presets of contrastive cDPO for GPUs and TPU slices: what fits is in docs/compile_check.md.
 
 Dimension key: none.
 """
