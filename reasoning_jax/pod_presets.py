@@ -1,4 +1,4 @@
-"""Presets of contrastive cDPO for one GPU and for TPU slices; they fit, see docs/compile_check.md.
+"""Presets of contrastive cDPO for GPUs and TPU slices: what fits is in docs/compile_check.md.
 
 Dimension key: none.
 """
@@ -35,27 +35,27 @@ def llama3_8b_pod() -> PipelineConfig:
 
 
 def llama3_8b_full() -> PipelineConfig:
-    """Llama-3-8B on GSM8K, all parameters, on a slice of 32 or more (docs/compile_check.md)."""
+    """Llama-3-8B on GSM8K, all parameters, on 8 GPUs of 80 GB or a slice of as much memory."""
     return _pod("llama3-8b", full=True)
 
 
 def deepseek_math_7b_pod() -> PipelineConfig:
-    """DeepSeek-math-7B on GSM8K, adapters, on a slice of 8 or more (docs/compile_check.md)."""
+    """DeepSeek-math-7B on GSM8K, adapters, on 8 GPUs of 80 GB or a slice of 8 chips or more."""
     return _pod("deepseek-math-7b")
 
 
 def deepseek_math_7b_full() -> PipelineConfig:
-    """DeepSeek-math-7B on GSM8K, all parameters, on a slice of 32 (docs/compile_check.md)."""
+    """DeepSeek-math-7B on GSM8K, all parameters, on 8 GPUs of 80 GB or a slice of as much."""
     return _pod("deepseek-math-7b", full=True)
 
 
 def llama3_70b_pod() -> PipelineConfig:
-    """Llama-3-70B on GSM8K, adapters, on a slice of 64 chips (docs/compile_check.md)."""
+    """Llama-3-70B on GSM8K, adapters, on 8 GPUs of 80 GB or a slice of as much memory."""
     return _pod("llama3-70b")
 
 
 def llama3_8b_gpu() -> PipelineConfig:
-    """Llama-3-8B on GSM8K, adapters, on one GPU of 80 GB: the paper's 8 rows one by one."""
+    """Llama-3-8B on GSM8K, adapters, on one GPU of 24 GB or more: the paper's 8 rows one by one."""
     config = paper("llama3-8b", "gsm8k")
     return dataclasses.replace(
         config,

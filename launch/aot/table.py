@@ -69,7 +69,12 @@ LINES = (
     Line(job="rec.align", preset="onerec_1b_gpu", program=_BEAM, topology="a100:1"),
     Line(job="rec.align", preset="onerec_1b_gpu", program=_DPO, topology="a100:1"),
     Line(job="rec.pretrain", preset="onerec_1b_gpu_24gb", program=_TRAIN, topology="a10:1"),
+    Line(job=_PIPELINE, preset="llama3_8b_gpu", program=_CDPO, topology="a10:1"),
     Line(job=_PIPELINE, preset="llama3_8b_gpu", program=_CDPO, topology="a100:1"),
+    Line(job=_PIPELINE, preset="llama3_8b_full", program=_CDPO, topology="a100:8"),
+    Line(job=_PIPELINE, preset="deepseek_math_7b_pod", program=_CDPO, topology="a100:8"),
+    Line(job=_PIPELINE, preset="deepseek_math_7b_full", program=_CDPO, topology="a100:8"),
+    Line(job=_PIPELINE, preset="llama3_70b_pod", program=_CDPO, topology="a100:8"),
     Line(job=_PIPELINE, preset="llama3_8b_pod", program=_CDPO, topology="v5e:4x4"),
     Line(job=_PIPELINE, preset="llama3_8b_full", program=_CDPO, topology="v5e:4x8"),
     Line(job=_PIPELINE, preset="llama3_70b_pod", program=_CDPO, topology="v5e:8x8"),
@@ -105,18 +110,25 @@ def update_table(page: str | os.PathLike[str], wanted: Sequence[str], *, again: 
     path = pathlib.Path(page)
     _parts(path)  # before anything is compiled
     store = path.with_suffix(".json")
-    found = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
     for line in LINES:
         chosen = not wanted or any(word in line.key for word in wanted)
-        if chosen and (again or line.key not in found):
+        if chosen and (again or line.key not in _known(store)):
             result = _compile_apart(line)
             if result is not None:
-                found[line.key] = result
+                found = _known(store) | {line.key: result}
                 store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = _known(store)
     known = [(line, found[line.key]) for line in LINES if line.key in found]
     before, after = _parts(path)
-    path.write_text(f"{before}{BEGIN}\n{table(known)}\n{END}{after}", encoding="utf-8")
+    missing = "".join(f"\n* `{line.key}`" for line in LINES if line.key not in found)
+    note = f"\n\nNot compiled yet:\n{missing}" if missing else ""
+    path.write_text(f"{before}{BEGIN}\n{table(known)}{note}\n{END}{after}", encoding="utf-8")
     return len(LINES) - sum(result["verdict"] == "fits" for _, result in known)
+
+
+def _known(store: pathlib.Path) -> dict[str, Any]:
+    """What was found before, by the command line."""
+    return json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
 
 
 def _parts(path: pathlib.Path) -> tuple[str, str]:
