@@ -156,14 +156,7 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         key=dropout_key,
         folder=folder,
         config=loop,
-        fingerprint=fingerprint(
-            {
-                "model": model,
-                "optim": config.optim,
-                "index": index.fingerprint,
-                "pretrain": settings,
-            }
-        ),
+        fingerprint=_identity(config, model, index),
         evaluate=_validation(config, model, mesh, data, index),
         best_metric=BEST_METRIC,
         lower_is_better=True,
@@ -178,6 +171,12 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         "last_step": result.step,
         "item_index": index.fingerprint,
     }
+
+
+def _identity(config: PipelineConfig, model: OneRecConfig, index: ItemIndex) -> str:
+    """What a checkpoint depends on."""
+    parts = {"model": model, "optim": config.optim, "pretrain": config.pretrain}
+    return fingerprint(parts | {"index": index.fingerprint})
 
 
 def _write_model(folder: pathlib.Path, model: OneRecConfig) -> None:
