@@ -24,7 +24,7 @@ from core_jax.data.pipeline import Pipeline, to_device
 from core_jax.errors import ConfigError, DataError, NonFiniteError, nearest_name
 from core_jax.mesh import replicated
 from core_jax.metrics import Metrics, compute, merge
-from core_jax.processes import several
+from core_jax.processes import several, wait_for_all
 from core_jax.profiling import StepTimer, TraceWindow
 from core_jax.report import Reporter, Row
 from core_jax.train_state import TrainState
@@ -143,6 +143,7 @@ def fit(
         raise ConfigError(f"best_metric is '{best_metric}', but nothing is evaluated")
     folder = pathlib.Path(folder)
     mesh = _mesh_of(state)
+    wait_for_all("training")
     with contextlib.ExitStack() as stack:
         preempted = stack.enter_context(_preemption())  # left last: with everything saved
         checkpoints = stack.enter_context(

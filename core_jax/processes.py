@@ -21,6 +21,7 @@ from core_jax.errors import AlignaxError
 
 _T = TypeVar("_T")
 _POLL_MILLISECONDS = 5_000
+_BARRIER_MILLISECONDS = 24 * 3_600_000
 _COUNTS: collections.Counter[str] = collections.Counter()
 """How often each name was used: every process uses a name equally often, so that a name and its
 number are one key."""
@@ -72,6 +73,16 @@ def from_first(name: str, work: Callable[[], _T]) -> _T:
 def wait_for_first(name: str) -> None:
     """Waits until process 0 has come here: what it wrote before is there."""
     from_first(name, lambda: None)
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process has come here, without any device.
+
+    Collectives on CPU devices give up when a process is half a minute behind the others: before
+    the first of them, those that had less to load wait here.
+    """
+    if several():
+        _client().wait_at_barrier(_key(name), _BARRIER_MILLISECONDS)
 
 
 def settled(results: _T) -> _T:
