@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Params
 from core_jax.config import fingerprint, to_dict
-from core_jax.data.pipeline import host_share, make_pipeline
+from core_jax.data.pipeline import Pipeline, host_share, make_pipeline
 from core_jax.loop import LoopConfig, fit
 from core_jax.mesh import make_mesh
 from core_jax.optim import make_optimizer, make_schedule
@@ -172,13 +172,7 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
             schedule=make_schedule(train.optim, num_steps),
             frozen=frozen,
         ),
-        pipeline=make_pipeline(
-            rows,
-            batch_size=train.batch_size,
-            seed=config.seed,
-            transform=to_pair_batch,
-            share=host_share(mesh),
-        ),
+        pipeline=_pipeline(config, rows, mesh),
         key=dropout_key,
         folder=folder,
         config=_loop(config, num_steps),
@@ -195,6 +189,17 @@ def _train(config: PreferConfig, folder: pathlib.Path) -> Mapping[str, Any] | No
     tokens = result.step * train.batch_size * train.rows.row_length
     steps = {"last_step": result.step, "trained_tokens": tokens}
     return facts | dataclasses.asdict(rows.report) | steps
+
+
+def _pipeline(config: PreferConfig, rows: PairRows, mesh: Mesh) -> Pipeline:
+    """This process' share of the batches of pairs."""
+    return make_pipeline(
+        rows,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        transform=to_pair_batch,
+        share=host_share(mesh),
+    )
 
 
 def load_weighted_pairs(

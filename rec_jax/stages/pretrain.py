@@ -120,8 +120,7 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
     _, data = prepare.load(config.run_dir)
     index = tokenize.load(config.run_dir)
     model = resolve_model(config.model, index)
-    if is_first():
-        (folder / "model.json").write_text(json.dumps(to_dict(model), indent=2))
+    _write_model(folder, model)
     mesh = make_mesh(config.mesh)
     settings, loop = config.pretrain, config.pretrain.loop
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
@@ -157,14 +156,7 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         key=dropout_key,
         folder=folder,
         config=loop,
-        fingerprint=fingerprint(
-            {
-                "model": model,
-                "optim": config.optim,
-                "index": index.fingerprint,
-                "pretrain": settings,
-            }
-        ),
+        fingerprint=_identity(config, model, index),
         evaluate=_validation(config, model, mesh, data, index),
         best_metric=BEST_METRIC,
         lower_is_better=True,
@@ -179,6 +171,18 @@ def _train(config: PipelineConfig, folder: pathlib.Path) -> Mapping[str, Any] | 
         "last_step": result.step,
         "item_index": index.fingerprint,
     }
+
+
+def _identity(config: PipelineConfig, model: OneRecConfig, index: ItemIndex) -> str:
+    """What a checkpoint depends on."""
+    parts = {"model": model, "optim": config.optim, "pretrain": config.pretrain}
+    return fingerprint(parts | {"index": index.fingerprint})
+
+
+def _write_model(folder: pathlib.Path, model: OneRecConfig) -> None:
+    """Keeps the resolved architecture beside its parameters; one process writes."""
+    if is_first():
+        (folder / "model.json").write_text(json.dumps(to_dict(model), indent=2))
 
 
 def _augmentation(config: AugmentConfig) -> RandomMap | None:
