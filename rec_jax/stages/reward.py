@@ -29,6 +29,7 @@ from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.metrics import compute, merge
 from core_jax.optim import make_optimizer, make_schedule
 from core_jax.run_folder import read_done, run_stage, stage_folder
+from core_jax.storage import checkpoint_place
 from core_jax.train_state import init_state
 from core_jax.train_step import make_eval_step, make_train_step
 from rec_jax.catalogue import category_matrix, make_catalogue
@@ -326,7 +327,9 @@ def _assemble(
     params = restore_params(
         folder / "checkpoints", network.abstract_params(config, mesh), step=best_step
     )
-    leaves = read_meta(epath.Path(folder.resolve()) / "checkpoints", best_step)["leaves"]
+    leaves = read_meta(epath.Path(checkpoint_place(folder.resolve() / "checkpoints")), best_step)[
+        "leaves"
+    ]
     saved = {path: row for path, row in leaves.items() if path.startswith("params/")}
     zeros = (0.0,) * len(names)
     return RewardModel(

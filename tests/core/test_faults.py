@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -245,13 +244,18 @@ def test_full_disks(full_disk):
 
 def test_the_tensorboard_thread_may_die_without_blocking_the_run(tmp_path):
     """More scalars than the queue once held, written after the thread has ended."""
-    with Reporter(tmp_path, total_steps=99, name="x") as reporter:
-        writer = reporter._board.file_writer.event_writer
-        writer._worker.stop()
-        signal.alarm(60)
+    reporter = Reporter(tmp_path, total_steps=99, name="x")
+    reporter._board.file_writer.event_writer._worker.stop()
+
+    def log():
         for step in range(1, 99):
             reporter.log(step, {"loss": 1.0})
-        signal.alarm(0)
+
+    thread = threading.Thread(target=log, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    reporter.close()
 
 
 def test_dev_full():

@@ -117,7 +117,8 @@ def test_only_what_has_changed_is_sent_and_fetched(store, monkeypatch):
 
 def test_what_completes_a_stage_goes_last(store, monkeypatch):
     """A machine that is lost while it sends leaves no stage that counts as done but is not."""
-    put = type(store).put_file
+    put, files = type(store).put_file, storage._Copy._files
+    monkeypatch.setattr(storage._Copy, "_files", lambda self: iter(sorted(files(self))))
     monkeypatch.setattr(type(store), "put_file", lambda self, a, b: fail_at_third(put, self, a, b))
     calls = []
 
