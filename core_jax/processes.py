@@ -86,13 +86,13 @@ def wait_for_all(name: str) -> None:
 
 
 def settled(results: _T) -> _T:
-    """Returns results of a program; on CPU devices of several processes, once they are there.
+    """Returns results of a program; on several CPU devices, once they are there.
 
     Accelerators run programs in the order in which they were launched, CPU devices do not: two
-    programs of which neither needs the other's results may start in one order here and in the
-    other there, and where both talk across processes, wait for each other forever.
+    programs of which neither needs the other's results may start in one order on this device and
+    in the other on that, and where both talk between devices, wait for each other forever.
     """
-    if several() and jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
         jax.block_until_ready(results)
     return results
 
