@@ -141,5 +141,11 @@ def test_a_file_that_lost_a_row_is_not_what_the_stage_has_written(tmp_path, roll
     make(tmp_path / "run", rolled_out)
     path = sets.file_path(str(tmp_path / "run"), sets.PAIRS)
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(DataError, match="pairs.jsonl' of the finished stage 'sets' has"):
+        sets.finished_pairs(str(tmp_path / "run"))
+    marker = path.parent / "done.json"
+    done = json.loads(marker.read_text())
+    del done["files"]  # as in runs of before sizes were written down
+    marker.write_text(json.dumps(done))
     with pytest.raises(DataError, match="holds 1 pairs; the stage 'sets' has written 2"):
         sets.finished_pairs(str(tmp_path / "run"))

@@ -1,6 +1,7 @@
 """The simulated log: schema, time, the logging policy, and the stage that prepares it."""
 
 import dataclasses
+import json
 import shlex
 
 import numpy as np
@@ -204,10 +205,16 @@ def test_a_run_whose_log_is_not_simulated_has_no_world(tmp_path):
 def test_a_run_knows_another_world_from_its_own(tmp_path):
     config = pipeline(tmp_path, SMALL)
     prepare.run(config)
-    save_world(small_world(drift=0.5), tmp_path / "stages" / "prepare")
+    folder = tmp_path / "stages" / "prepare"
+    save_world(small_world(drift=0.5), folder)
+    with pytest.raises(DataError, match=r"world.npz' of the finished stage 'prepare' has"):
+        prepare.load_world(config.run_dir)
+    done = json.loads((folder / "done.json").read_text())
+    del done["files"]  # as in runs of before sizes were written down
+    (folder / "done.json").write_text(json.dumps(done))
     with pytest.raises(DataError, match=r"not that of the run's log \(drift: 0.5 -> 0.08\)"):
         prepare.load_world(config.run_dir)
-    (tmp_path / "stages" / "prepare" / "world.npz").unlink()
+    (folder / "world.npz").unlink()
     with pytest.raises(DataError, match="does not hold a whole simulated world"):
         prepare.load_world(config.run_dir)
 
