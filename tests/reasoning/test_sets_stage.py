@@ -141,7 +141,7 @@ def test_a_file_that_lost_a_row_is_not_what_the_stage_has_written(tmp_path, roll
     make(tmp_path / "run", rolled_out)
     path = sets.file_path(str(tmp_path / "run"), sets.PAIRS)
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
-    with pytest.raises(DataError, match="pairs.jsonl' of the finished stage 'sets' has"):
+    with pytest.raises(DataError, match=r"pairs.jsonl' of the finished stage 'sets' has"):
         sets.finished_pairs(str(tmp_path / "run"))
     marker = path.parent / "done.json"
     done = json.loads(marker.read_text())
