@@ -220,7 +220,7 @@ def test_files_that_do_not_belong_together_are_refused(run, tmp_path):
 
     broken = fresh()
     path = sets.file_path(str(root / view.CONTRAST), sets.PAIRS)
-    path.write_text(path.read_text().replace(TOKENIZER.fingerprint, "another"))
+    path.write_text(path.read_text().replace(TOKENIZER.fingerprint, TOKENIZER.fingerprint[::-1]))
     with pytest.raises(DataError, match="written by another tokenizer"):
         view.collect(broken)
 

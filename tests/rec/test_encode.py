@@ -136,7 +136,11 @@ def test_errors_name_what_to_do(run, capsys, tmp_path):
     write_items(run / "new.csv", ["n0"])
     pl.DataFrame({"item_id": ["n0"], "title": ["x"]}).write_csv(run / "canonical.csv")
     shutil.copytree(run / "run", tmp_path / "run")
-    (tmp_path / "run/stages/tokenize/embedder.npz").unlink()
+    tokenized = tmp_path / "run/stages/tokenize"
+    (tokenized / "embedder.npz").unlink()
+    done = json.loads((tokenized / "done.json").read_text())
+    del done["files"]  # as in runs of before sizes were written down
+    (tokenized / "done.json").write_text(json.dumps(done))
     for folder, arguments, message in [
         (run, [], "give a table of new items: --items new_items.csv"),
         (run, ["--items", run / "none.csv"], "none.csv' is no file"),
