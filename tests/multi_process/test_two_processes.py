@@ -88,7 +88,7 @@ def found(tmp_path_factory):
     return values, kept, folder
 
 
-def close(values, one, other, tolerance):
+def assert_close(values, one, other, tolerance):
     """Relative to the largest element; a name without a match is an error."""
     names = [name for name in values if name.startswith(one)]
     assert names
@@ -108,14 +108,14 @@ class TestNumbers:
     def test_loss_and_gradient(self, found, case, origin):
         first = [found[0][f"{case} {title} sgd"][0] for title in ("two", origin)]
         assert first[0] == pytest.approx(first[1], rel=1e-5)
-        close(found[0], f"{case} two gradient", f"{case} {origin} gradient", 1e-5)
+        assert_close(found[0], f"{case} two gradient", f"{case} {origin} gradient", 1e-5)
 
     def test_five_sgd_steps(self, found, case, origin):
         for what in ("sgd", "after"):
-            close(found[0], f"{case} two {what}", f"{case} {origin} {what}", 1e-5)
+            assert_close(found[0], f"{case} two {what}", f"{case} {origin} {what}", 1e-5)
 
     def test_a_curve_of_adam(self, found, case, origin):
-        close(found[0], f"{case} two adam", f"{case} {origin} adam", 1e-3)
+        assert_close(found[0], f"{case} two adam", f"{case} {origin} adam", 1e-3)
         assert np.ptp(found[0][f"{case} two adam"]) > 1e-2
 
     def test_two_processes_restore_what_one_saved(self, found, case, origin):
