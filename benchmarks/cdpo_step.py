@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks.moe_layer import hardware
 from benchmarks.sampling import matmul_flops
-from benchmarks.turns import Program
+from benchmarks.turns import take_turns
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
@@ -139,31 +139,10 @@ def num_tokens(pairs: list[dict]) -> int:
 
 def measure(folder: pathlib.Path, options: Options) -> dict[str, dict]:
     """By program the seconds of its best step, its losses where it tells them, and its memory."""
-    modules = {OURS: ("benchmarks.cdpo_alignax", [str(folder)])}
+    modules = {OURS: ["benchmarks.cdpo_alignax", str(folder)]}
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft", "trl")):
-        for mode in options.peers:
-            modules[mode] = ("benchmarks.cdpo_trl", [str(folder), mode])
-    programs: dict[str, Program] = {}
-    try:
-        steps: dict[str, list[dict]] = {}
-        for name, (module, arguments) in modules.items():
-            # One after the other: what each computes beforehand is done when its first step is.
-            programs[name] = Program(module, arguments, folder / f"{name}.log")
-            steps[name] = [programs[name].step()]
-        for _ in range(options.rounds):
-            for name, program in programs.items():
-                steps[name].append(program.step())
-        return {
-            name: {
-                "seconds": min(step["seconds"] for step in steps[name][1:]),
-                "losses": [step["loss"] for step in steps[name]],
-                **program.finish(),
-            }
-            for name, program in programs.items()
-        }
-    finally:
-        for program in programs.values():
-            program.stop()
+        modules |= {mode: ["benchmarks.cdpo_trl", str(folder), mode] for mode in options.peers}
+    return take_turns(modules, options.rounds, folder)
 
 
 def main(options: Options) -> None:

@@ -12,7 +12,6 @@ Dimension key: none.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import subprocess
@@ -28,16 +27,8 @@ import tyro
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.moe_layer import hardware, time_in_turns
-from benchmarks.train_step import random_batch, variants
+from benchmarks.train_step import demo_step, variants
 from core_jax.checkpoint import Checkpoints
-from core_jax.data.pipeline import to_device
-from core_jax.mesh import make_mesh, replicated
-from core_jax.optim import make_optimizer
-from core_jax.train_state import init_state
-from core_jax.train_step import make_train_step
-from rec_jax.model import onerec
-from rec_jax.model.shardings import RULES
-from rec_jax.objectives import next_token_loss
 from rec_jax.presets import demo
 
 WINDOW = 16
@@ -61,19 +52,7 @@ class Options:
 def saves(seconds: float) -> dict[str, Any]:
     """Times windows of steps with and without a save."""
     config, model = demo(), variants()["demo"]
-    mesh = make_mesh(config.mesh)
-    optimizer = make_optimizer(config.optim, config.pretrain.loop.num_steps)
-    state, shardings = init_state(
-        functools.partial(onerec.init_params, model),
-        optimizer,
-        mesh=mesh,
-        rules=RULES,
-        key=jax.random.key(0),
-    )
-    objective = functools.partial(next_token_loss, model, mesh)
-    train_step = make_train_step(objective, optimizer, mesh=mesh, state_shardings=shardings)
-    batch = to_device(random_batch(model, config.pretrain.batch_size), mesh)
-    key = jax.device_put(jax.random.key(1), replicated(mesh))
+    train_step, state, batch, key = demo_step(model)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.device_get(state.params)))
     blocked: list[float] = []
 

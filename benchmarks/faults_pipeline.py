@@ -8,29 +8,22 @@ import dataclasses
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-
-import numpy as np
-import polars as pl
+from collections.abc import Callable
 
 from core_jax.loop import LoopConfig
+from core_jax.mesh import MeshConfig
 from launch import cli, runtime
 from launch.jobs import JOBS
 from launch.supervisor import SupervisorConfig, supervise
 from rec_jax.config import PretrainConfig
-from rec_jax.data.own_logs import OwnLogConfig, TimestampUnit
-from rec_jax.data.session_config import EventRule, EventRuleConfig
-from rec_jax.presets import demo_tiny
-from rec_jax.semantic_ids.residual import SemanticIdConfig
+from tests.end_to_end.processes import running
+from tests.end_to_end.shrunk_job import shrunk_config, write_log
 
 PAIR = "--pair"
 STAGES = ("rec.prepare", "rec.tokenize", "rec.pretrain")
-ROOT = pathlib.Path(__file__).parent.parent
-NUM_USERS, NUM_ITEMS, NUM_GENRES = 61, 53, 4
 NUM_STEPS, CHECKPOINT_EVERY = 240, 20
 LONGEST_WAIT = 300.0
 
@@ -47,54 +40,25 @@ class Bench:
 
     def open(self, name: str) -> pathlib.Path:
         """A run folder that holds its config."""
-        base = demo_tiny()
         loop = LoopConfig(
             num_steps=NUM_STEPS,
             log_every=10,
             evaluate_every=4 * CHECKPOINT_EVERY,
             checkpoint_every=CHECKPOINT_EVERY,
         )
-        positive = EventRuleConfig(rule=EventRule.THRESHOLD, column="stars", threshold=4.0)
         config = dataclasses.replace(
-            base,
+            shrunk_config(self.folder),
             run_dir=str(self.folder / name),
-            log=OwnLogConfig(
-                path=str(self.folder / "log.csv"),
-                items_path=str(self.folder / "items.csv"),
-                columns=("user_id=uid", "item_id=movie", "timestamp=when", "stars=stars"),
-                timestamp_unit=TimestampUnit.SECONDS,
-            ),
-            sessions=dataclasses.replace(base.sessions, positive=positive),
-            semantic_ids=SemanticIdConfig(level_sizes=(5, 5)),
+            mesh=MeshConfig(),
             pretrain=PretrainConfig(batch_size=16, loop=loop),
         )
         return runtime.open_run(config)
 
-    @contextlib.contextmanager
-    def started(self, run: pathlib.Path) -> Iterator[subprocess.Popen]:
+    def started(self, run: pathlib.Path) -> contextlib.AbstractContextManager[subprocess.Popen]:
         """A process that runs the pipeline; none of its group outlives the block."""
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        command = [sys.executable, "-m", "benchmarks.faults_pipeline", str(run)]
-        command += [PAIR] if self.pair else []
-        with self.output(run).open("a") as output:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        pair = [PAIR] if self.pair else []
+        module = ["benchmarks.faults_pipeline", str(run), *pair]
+        return running(module, self.output(run), cache=self.folder / "cache")
 
     def output(self, run: pathlib.Path) -> pathlib.Path:
         """The file with what the processes of a run print."""
@@ -123,29 +87,6 @@ class Bench:
         """A moment at random within the time that an unbroken run takes."""
         moment = time.monotonic() + self.draw.uniform(0.1, 0.9) * self.whole
         return lambda: time.monotonic() >= moment
-
-
-def write_log(folder: pathlib.Path) -> None:
-    """Users who walk through the items of one genre at a time."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(NUM_USERS):
-        genre, items = rng.integers(NUM_GENRES), []
-        while len(items) < 17:
-            genre = genre if rng.random() < 0.9 else rng.integers(NUM_GENRES)
-            item = int(rng.integers(NUM_ITEMS // NUM_GENRES) * NUM_GENRES + genre)
-            if item not in items:
-                items.append(item)
-        rows += [
-            {"uid": f"u{user}", "movie": f"i{item}", "when": 60 * place + 86_400 * user, "stars": 5}
-            for place, item in enumerate(items)
-        ]
-    pl.DataFrame(rows).write_csv(folder / "log.csv")
-    items = [
-        {"item_id": f"i{i}", "title": f"Film {i}", "categories": f"genre{i % NUM_GENRES}"}
-        for i in range(NUM_ITEMS)
-    ]
-    pl.DataFrame(items).write_csv(folder / "items.csv")
 
 
 def main() -> int:

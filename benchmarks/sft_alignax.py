@@ -72,13 +72,14 @@ def main(folder: pathlib.Path) -> None:
     )
     data = to_device(full_rows(np.load(folder / "tokens.npy")), mesh)
     key = jax.device_put(jax.random.key(1), replicated(mesh))
-    worker = Worker()
-    for _ in range(case["num_steps"]):
-        worker.wait()
+
+    def take_step() -> float:
+        nonlocal state
         state, metrics = step(state, data, key)
         jax.block_until_ready(state)
-        worker.report(float(metrics["loss"].total / metrics["loss"].count))
-    worker.finish()
+        return float(metrics["loss"].total / metrics["loss"].count)
+
+    Worker().run(take_step, case["num_steps"])
 
 
 if __name__ == "__main__":

@@ -26,15 +26,15 @@ def main(folder: pathlib.Path) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=case["learning_rate"], weight_decay=0.0)
     ids = torch.tensor(np.load(folder / "tokens.npy"), dtype=torch.long)
-    worker = Worker()
-    for _ in range(case["num_steps"]):
-        worker.wait()
+
+    def take_step() -> float:
         optimizer.zero_grad()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
-        worker.report(float(loss))
-    worker.finish()
+        return float(loss)
+
+    Worker().run(take_step, case["num_steps"])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.moe_layer import hardware
 from benchmarks.sampling import matmul_flops
-from benchmarks.turns import Program
+from benchmarks.turns import take_turns
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
@@ -88,30 +88,10 @@ def write_case(folder: pathlib.Path, options: Options) -> DecoderConfig:
 
 def measure(folder: pathlib.Path, rounds: int) -> dict[str, dict]:
     """By program the seconds of its best step, its losses and its memory."""
-    modules = {OURS: "benchmarks.sft_alignax"}
+    modules = {OURS: ["benchmarks.sft_alignax", str(folder)]}
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
-        modules[PEER] = "benchmarks.sft_peft"
-    programs: dict[str, Program] = {}
-    try:
-        steps: dict[str, list[dict]] = {}
-        for name, module in modules.items():
-            log = folder / f"{module}.log"
-            programs[name] = Program(module, [str(folder)], log)
-            steps[name] = [programs[name].step()]
-        for _ in range(rounds):
-            for name, program in programs.items():
-                steps[name].append(program.step())
-        return {
-            name: {
-                "seconds": min(step["seconds"] for step in steps[name][1:]),
-                "losses": [step["loss"] for step in steps[name]],
-                **program.finish(),
-            }
-            for name, program in programs.items()
-        }
-    finally:
-        for program in programs.values():
-            program.stop()
+        modules[PEER] = ["benchmarks.sft_peft", str(folder)]
+    return take_turns(modules, rounds, folder)
 
 
 def main(options: Options) -> None:

@@ -14,6 +14,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,14 @@ import numpy as np
 import tyro
 
 from benchmarks.moe_layer import hardware, time_in_turns
+from core_jax.arrays import PyTree
 from core_jax.data.pipeline import to_device
 from core_jax.mesh import make_mesh, replicated
 from core_jax.nn.feed_forward import Activation
 from core_jax.nn.linear import ComputeDtype
 from core_jax.optim import make_optimizer
-from core_jax.train_state import init_state
-from core_jax.train_step import make_train_step
+from core_jax.train_state import TrainState, init_state
+from core_jax.train_step import TrainStep, make_train_step
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
@@ -84,8 +86,17 @@ def random_batch(model: OneRecConfig, batch_size: int) -> SessionBatch:
     )
 
 
-def step_program(model: OneRecConfig) -> Callable[[], object]:
-    """A call of the compiled train step, waited for; the state moves on from call to call."""
+class Step(NamedTuple):
+    """The demo's train step with all that it takes."""
+
+    train_step: TrainStep
+    state: TrainState
+    batch: PyTree
+    key: jax.Array
+
+
+def demo_step(model: OneRecConfig) -> Step:
+    """The train step of `demo` for a model, on a random batch."""
     config = demo()
     mesh = make_mesh(config.mesh)
     optimizer = make_optimizer(config.optim, config.pretrain.loop.num_steps)
@@ -100,6 +111,12 @@ def step_program(model: OneRecConfig) -> Callable[[], object]:
     train_step = make_train_step(objective, optimizer, mesh=mesh, state_shardings=shardings)
     batch = to_device(random_batch(model, config.pretrain.batch_size), mesh)
     key = jax.device_put(jax.random.key(1), replicated(mesh))
+    return Step(train_step, state, batch, key)
+
+
+def step_program(model: OneRecConfig) -> Callable[[], object]:
+    """A call of the compiled train step, waited for; the state moves on from call to call."""
+    train_step, state, batch, key = demo_step(model)
 
     def run() -> object:
         nonlocal state

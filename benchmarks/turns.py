@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _MARK = "@turn "
 
@@ -45,6 +45,13 @@ class Worker:
     def report(self, loss: float | None) -> None:
         """The step is done; its time ends here."""
         self._say({"seconds": time.perf_counter() - self._start, "loss": loss})
+
+    def run(self, step: Callable[[], float | None], num_steps: int) -> None:
+        """Takes every turn with a step that gives its loss, and ends."""
+        for _ in range(num_steps):
+            self.wait()
+            self.report(step())
+        self.finish()
 
     def finish(self) -> None:
         """All steps are done."""
@@ -103,3 +110,39 @@ class Program:
         self._process.wait()
         said = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
         raise RuntimeError(f"{self._module} ended with {self._process.returncode}:\n{said}")
+
+
+def take_turns(
+    modules: Mapping[str, Sequence[str]], rounds: int, folder: pathlib.Path
+) -> dict[str, dict]:
+    """Runs programs in turns, one step each per round.
+
+    Args:
+      modules: by program the module of its worker, and its arguments.
+      rounds: steps of each after the first, which compiles and does not count.
+      folder: for what the programs print.
+
+    Returns:
+      By program {"seconds" of its best step, "losses" of all, "peak_bytes"}.
+    """
+    programs: dict[str, Program] = {}
+    try:
+        steps: dict[str, list[dict]] = {}
+        for name, (module, *arguments) in modules.items():
+            # One after the other: what each computes beforehand is done when its first step is.
+            programs[name] = Program(module, arguments, folder / f"{name}.log")
+            steps[name] = [programs[name].step()]
+        for _ in range(rounds):
+            for name, program in programs.items():
+                steps[name].append(program.step())
+        return {
+            name: {
+                "seconds": min(step["seconds"] for step in steps[name][1:]),
+                "losses": [step["loss"] for step in steps[name]],
+                **program.finish(),
+            }
+            for name, program in programs.items()
+        }
+    finally:
+        for program in programs.values():
+            program.stop()

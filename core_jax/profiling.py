@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_PEAK_FLOPS = {
+PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
@@ -140,9 +140,9 @@ def device_peak_flops() -> float:
     devices of one host share its cores, and so the number.
     """
     kind = jax.local_devices()[0].device_kind
-    known = [name for name in _PEAK_FLOPS if re.match(rf"{name}\b", kind)]
+    known = [name for name in PEAK_FLOPS if re.match(rf"{name}\b", kind)]
     if known:
-        return _PEAK_FLOPS[max(known, key=len)]
+        return PEAK_FLOPS[max(known, key=len)]
     if jax.default_backend() == "cpu":
         return _measured_matmul_flops(1024, jnp.float32) / jax.local_device_count()
     return _measured_matmul_flops(4096, jnp.bfloat16)

@@ -6,6 +6,7 @@ Dimension key: none.
 import dataclasses
 import pathlib
 
+from core_jax.profiling import PEAK_FLOPS
 from reasoning_jax.align.methods import Row, Start, WeightSource, row_method
 from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.data.load import ProblemsConfig
@@ -27,7 +28,15 @@ _SIZES = {
 
 _PROCEDURAL = 1000
 
-CHIPS = {"TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v6e": 918e12, "H100": 989e12}
+CHIPS = {
+    name: PEAK_FLOPS[kind]
+    for name, kind in {
+        "TPU v5e": "TPU v5e",
+        "TPU v5p": "TPU v5p",
+        "TPU v6e": "TPU v6e",
+        "H100": "NVIDIA H100",
+    }.items()
+}
 """Peak bfloat16 FLOP/s of one chip, dense, as their makers state."""
 
 _TRAINING_SHARE = 0.4

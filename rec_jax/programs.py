@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ from rec_jax.align.methods import uses_advantages, uses_token_weights
 from rec_jax.align.run_config import AlignRunConfig
 from rec_jax.batch import SessionBatch
 from rec_jax.beam import beam_search
-from rec_jax.config import PipelineConfig
+from rec_jax.config import PipelineConfig, PretrainConfig
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.flops import generation_flops, session_flops, train_flops
@@ -62,29 +63,17 @@ def pretrain_programs(config: PipelineConfig) -> tuple[Program, ...]:
         step=lambda mesh, shardings, _: pretrain.step_of(config, model, mesh, shardings),
         batch=_sessions(model, (settings.batch_size,)),
     )
-    flops = train_flops(model, settings.batch_size)
-    return (
-        Program(
-            name="train step",
-            mesh=config.mesh,
-            lower=training.lower,
-            held=training.held,
-            model_flops=flops,
-            hardware_flops=_with_remat(model, flops),
-            tokens=settings.batch_size * _tokens(model),
-            batch_size=settings.batch_size,
-            num_microbatches=settings.num_microbatches,
-            settings=lambda mesh: train_settings(
-                mesh,
-                mesh_flag="--mesh",
-                part_flag="--pretrain.",
-                remat_flag="--model.remat",
-                remat=model.remat,
-                batch_size=settings.batch_size,
-                num_microbatches=settings.num_microbatches,
-            ),
-        ),
+    program = _train_program(
+        "train step",
+        training.lower,
+        training.held,
+        model=model,
+        mesh=config.mesh,
+        flops=train_flops(model, settings.batch_size),
+        settings=settings,
+        flags=("--mesh", "--pretrain.", "--model.remat"),
     )
+    return (program,)
 
 
 def generate_programs(config: PipelineConfig) -> tuple[Program, ...]:
@@ -149,11 +138,36 @@ def _preference_step(config: AlignRunConfig, model: OneRecConfig) -> Program:
     num_groups = math.ceil(settings.preference_ratio * settings.batch_size)
     flops = train_flops(model, settings.batch_size)
     flops += 3.0 * num_groups * _num_responses(config) * session_flops(model)
-    return Program(
-        name=f"{settings.method.method.value} step",
+    return _train_program(
+        f"{settings.method.method.value} step",
+        lambda mesh: training(mesh).lower(mesh),
+        lambda mesh: training(mesh).held(mesh),
+        model=model,
         mesh=config.pipeline.mesh,
-        lower=lambda mesh: training(mesh).lower(mesh),
-        held=lambda mesh: training(mesh).held(mesh),
+        flops=flops,
+        settings=settings,
+        flags=("--pipeline.mesh", "--align.", "--pipeline.model.remat"),
+    )
+
+
+def _train_program(
+    name: str,
+    lower: Callable[[Mesh], jax.stages.Lowered],
+    held: Callable[[Mesh], Mapping[Kind, PyTree]],
+    *,
+    model: OneRecConfig,
+    mesh: MeshConfig,
+    flops: float,
+    settings: PretrainConfig | AlignConfig,
+    flags: tuple[str, str, str],
+) -> Program:
+    """A train step; `flags` are those of the mesh, of the batch's part and of remat."""
+    mesh_flag, part_flag, remat_flag = flags
+    return Program(
+        name=name,
+        mesh=mesh,
+        lower=lower,
+        held=held,
         model_flops=flops,
         hardware_flops=_with_remat(model, flops),
         tokens=settings.batch_size * _tokens(model),
@@ -161,9 +175,9 @@ def _preference_step(config: AlignRunConfig, model: OneRecConfig) -> Program:
         num_microbatches=settings.num_microbatches,
         settings=lambda mesh: train_settings(
             mesh,
-            mesh_flag="--pipeline.mesh",
-            part_flag="--align.",
-            remat_flag="--pipeline.model.remat",
+            mesh_flag=mesh_flag,
+            part_flag=part_flag,
+            remat_flag=remat_flag,
             remat=model.remat,
             batch_size=settings.batch_size,
             num_microbatches=settings.num_microbatches,

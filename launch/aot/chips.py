@@ -1,10 +1,11 @@
 """The chips that programs can be compiled for: what their makers state.
 
 TPUs: the tables "System architecture" of docs.cloud.google.com/tpu/docs (pages v4, v5e, v5p, v6e,
-tpu7x), peak of dense bfloat16 per chip. GPUs: NVIDIA's data sheets of A10, A100 and H100 (SXM),
-dense. Interchip bandwidth is one way over one link, which is the stated bidirectional bandwidth of
-a chip over twice its links. v5e and v6e lay a 2-dimensional torus, v4, v5p and tpu7x one of 3
-dimensions; a dimension that is not a whole torus has no wrap-around link, and half the bandwidth.
+tpu7x). GPUs: NVIDIA's data sheets of A10, A100 and H100 (SXM). Peaks are of dense bfloat16, in
+`core_jax.profiling` but for tpu7x, whose device is half a chip. Interchip bandwidth is one way over
+one link, which is the stated bidirectional bandwidth of a chip over twice its links. v5e and v6e
+lay a 2-dimensional torus, v4, v5p and tpu7x one of 3 dimensions; a dimension that is not a whole
+torus has no wrap-around link, and half the bandwidth.
 
 Dimension key: none.
 """
@@ -12,6 +13,7 @@ Dimension key: none.
 import dataclasses
 
 from core_jax.errors import ConfigError, nearest_name
+from core_jax.profiling import PEAK_FLOPS
 
 _GIB = 1 << 30
 _GB = 10**9
@@ -57,7 +59,7 @@ _CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"
 CHIPS = {
     "v4": Chip(
         name="v4",
-        peak_flops=275e12,
+        peak_flops=PEAK_FLOPS["TPU v4"],
         hbm_bytes=32 * _GIB,
         usable_bytes=int(31.75 * _GIB),
         hbm_bandwidth=1228 * _GB,
@@ -69,7 +71,7 @@ CHIPS = {
     ),
     "v5e": Chip(
         name="v5e",
-        peak_flops=197e12,
+        peak_flops=PEAK_FLOPS["TPU v5e"],
         hbm_bytes=16 * _GIB,
         usable_bytes=int(15.75 * _GIB),
         hbm_bandwidth=819 * _GB,
@@ -80,7 +82,7 @@ CHIPS = {
     ),
     "v5p": Chip(
         name="v5p",
-        peak_flops=459e12,
+        peak_flops=PEAK_FLOPS["TPU v5p"],
         hbm_bytes=95 * _GIB,
         usable_bytes=int(94.75 * _GIB),
         hbm_bandwidth=2765 * _GB,
@@ -91,7 +93,7 @@ CHIPS = {
     ),
     "v6e": Chip(
         name="v6e",
-        peak_flops=918e12,
+        peak_flops=PEAK_FLOPS["TPU v6e"],
         hbm_bytes=32 * _GIB,
         usable_bytes=int(31.25 * _GIB),
         hbm_bandwidth=1638 * _GB,
@@ -113,7 +115,7 @@ CHIPS = {
     ),
     "a10": Chip(
         name="a10",
-        peak_flops=125e12,
+        peak_flops=PEAK_FLOPS["NVIDIA A10"],
         hbm_bytes=24 * _GB,
         usable_bytes=int(0.92 * 24 * _GB),
         hbm_bandwidth=600 * _GB,
@@ -124,7 +126,7 @@ CHIPS = {
     ),
     "a100": Chip(
         name="a100",
-        peak_flops=312e12,
+        peak_flops=PEAK_FLOPS["NVIDIA A100"],
         hbm_bytes=80 * _GB,
         usable_bytes=int(0.92 * 80 * _GB),
         hbm_bandwidth=2039 * _GB,
@@ -135,7 +137,7 @@ CHIPS = {
     ),
     "h100": Chip(
         name="h100",
-        peak_flops=989e12,
+        peak_flops=PEAK_FLOPS["NVIDIA H100"],
         hbm_bytes=80 * _GB,
         usable_bytes=int(0.92 * 80 * _GB),
         hbm_bandwidth=3350 * _GB,

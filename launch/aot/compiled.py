@@ -109,7 +109,7 @@ def compile_program(program: Program, target: Target) -> Outcome:
         memory = _refused(str(error), held, target.chip.usable_bytes)
         reason = "" if memory else _first_line(error)
         return _outcome(shape, memory, None, reason, began)
-    except (AlignaxError, NotImplementedError, ValueError, TypeError) as error:
+    except (AlignaxError, NotImplementedError, ValueError) as error:
         return _outcome(shape, None, None, _first_line(error), began)
     memory = _memory(compiled.memory_analysis(), held, target.chip.usable_bytes)
     return _outcome(shape, memory, read_facts(compiled, shape), "", began)
