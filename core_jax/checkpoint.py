@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from core_jax.arrays import Params, PyTree
 from core_jax.checkpoint_step import DamagedError, agreed, read_meta, read_state, save_arguments
 from core_jax.errors import CheckpointError
+from core_jax.processes import wait_for_all
 from core_jax.storage import checkpoint_place, is_url
 from core_jax.storage_errors import clear_storage_errors, describe_fault
 
@@ -238,7 +238,7 @@ class Checkpoints:
                     target = self._folder / _DAMAGED / f"{step}.{number}"
                     number += 1
                 (self._folder / str(step)).rename(target)
-        _barrier("alignax:set_damaged_aside")
+        wait_for_all("damaged checkpoints set aside")
         for step in self._damaged:
             self._scores.pop(step, None)
         self._damaged = []
@@ -333,9 +333,3 @@ def _none_good(root: epath.Path, reasons: dict[int, str]) -> CheckpointError:
         f"None of the checkpoints in {root} can be restored:\n" + "\n".join(lines) + "\n"
         "Restore the folder from a copy, or remove it to train from the start."
     )
-
-
-def _barrier(name: str) -> None:
-    """Waits for the other processes, if there are any."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -19,7 +19,6 @@ import logging
 import os
 import pathlib
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -165,7 +164,6 @@ class Mirror(contextlib.AbstractContextManager):
         self.folder = working_copy(url)
         self._url = url
         self._sends = sends
-        self._copy = _Copy(self.folder, url)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_again_and_again, daemon=True)
@@ -292,12 +290,6 @@ class _Copy:
         scratch = self._folder / f"{_MANIFEST}.{os.getpid()}.part"
         scratch.write_text(json.dumps(self._known), encoding="utf-8")
         os.replace(scratch, self._folder / _MANIFEST)
-
-
-def remove_working_copy(url: str) -> None:
-    """Removes a run's working copy from the disk; the URL keeps everything."""
-    shutil.rmtree(working_copy(url), ignore_errors=True)
-    _pulled.discard(url)
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -6,7 +6,6 @@ that nobody can reproduce. So each process says what it has, and all of them com
 Dimension key: none.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -211,21 +210,3 @@ def _named(numbers: Sequence[int], hosts: Sequence[str]) -> str:
 def _short(data: bytes) -> str:
     """A short digest."""
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def configs_in(config: Any, kind: type) -> dict[str, Any]:
-    """The configs of a type within a config, by dotted name.
-
-    Args:
-      config: a dataclass.
-      kind: a dataclass type.
-    """
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, kind):
-            found[field.name] = value
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            inner = configs_in(value, kind)
-            found |= {f"{field.name}.{name}": one for name, one in inner.items()}
-    return found

@@ -3,6 +3,7 @@
 Dimension key: none.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from core_jax.config import to_dict
 from core_jax.data.pipeline import share_of
 from core_jax.mesh import AXES, MeshConfig, make_mesh, slices_of
-from launch.agreement import configs_in, summary
+from launch.agreement import summary
 from launch.places import Place
 
 _MOST_PROCESSES = 16
@@ -98,3 +99,21 @@ def _range(numbers: Sequence[int]) -> str:
             runs.append([number, number])
     texts = [f"{first}-{last}" if last > first else f"{first}" for first, last in runs[:6]]
     return ",".join(texts) + ("..." if len(runs) > len(texts) else "")
+
+
+def configs_in(config: Any, kind: type) -> dict[str, Any]:
+    """The configs of a type within a config, by dotted name.
+
+    Args:
+      config: a dataclass.
+      kind: a dataclass type.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, kind):
+            found[field.name] = value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = configs_in(value, kind)
+            found |= {f"{field.name}.{name}": one for name, one in inner.items()}
+    return found

@@ -10,7 +10,8 @@ import pytest
 from core_jax.errors import ConfigError
 from core_jax.mesh import MeshConfig
 from launch import agreement, xla_flags
-from launch.agreement import check_agreement, check_shared, configs_in, data_digest, facts_of
+from launch.agreement import check_agreement, check_shared, data_digest, facts_of
+from launch.plan import configs_in
 from launch.rendezvous import Rendezvous
 from tests.launch.fake_jobs import FakeConfig
 
