@@ -18,6 +18,8 @@ from core_jax.errors import ConfigError
 
 _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0
+# The others wait this much longer than process 0, so that it can still tell them what it missed.
+_TELL_SECONDS = 5.0
 _MARK = "alignax 1"
 
 
@@ -28,7 +30,7 @@ class Rendezvous:
       coordinator: HOST:PORT of process 0.
       num_processes: processes of the job.
       process_id: number of this one.
-      seconds: time limit for everything that is waited for.
+      seconds: time limit for everything that process 0 waits for.
 
     Raises:
       ConfigError: in every process that can be told: not all came in time, two have one number,
@@ -71,7 +73,7 @@ class Rendezvous:
         deadline = time.monotonic() + self._seconds
         if self._process_id:
             self._lines[0].send({"value": value})
-            reply = self._lines[0].receive(deadline, "process 0")
+            reply = self._lines[0].receive(deadline + _TELL_SECONDS, "process 0")
             if "problem" in reply:
                 raise ConfigError(reply["problem"])
             return reply["values"]
@@ -167,7 +169,9 @@ class Rendezvous:
                     "who": _who(),
                 }
             )
-            reply = line.receive(deadline, f"what listens at {_join(self._address)}")
+            reply = line.receive(
+                deadline + _TELL_SECONDS, f"what listens at {_join(self._address)}"
+            )
             if "problem" in reply:
                 raise ConfigError(reply["problem"])
             return
