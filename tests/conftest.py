@@ -12,6 +12,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of a test's time is compilation of a program that runs once, on a few numbers. The jobs that
 # the end-to-end tests start as processes of their own compile as they do for users.
 jax.config.update("jax_disable_most_optimizations", True)
+# Nor does anybody read where in the deep stack of a test an operation came from.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+# The caches of programs hold millions of objects that live long: looked through less often.
+gc.set_threshold(20_000, 20, 50)
 
 _MOST_MAPS = 20_000
 """Of the 65,530 memory maps that Linux grants a process. Every compiled program takes some, and

@@ -29,6 +29,8 @@ from rec_jax.stages import (
 from rec_jax.stages.report import read_rows
 from tests.end_to_end.shrunk_alignment import shrunk_alignment
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> AlignRunConfig:

@@ -26,6 +26,8 @@ from reasoning_jax.weights import model_source
 from reasoning_jax.weights.model_source import ModelConfig, load_source
 from tests.end_to_end.shrunk_contrastive import ROWS, shrunk_contrastive
 
+pytestmark = pytest.mark.long
+
 
 def one_device(config=None):
     return make_mesh(config or MeshConfig(data=1), jax.devices()[:1])

@@ -16,7 +16,7 @@ from rec_jax.align.methods import MethodConfig
 from rec_jax.align.objective import align_loss
 from rec_jax.model import onerec
 from rec_jax.model.shardings import RULES
-from tests.multi_device.test_onerec_on_meshes import CONFIG, MESHES, ONE, _mesh
+from tests.multi_device.test_onerec_on_meshes import ALL_MESHES, CONFIG, MESHES, ONE, _mesh
 from tests.rec.align_cases import batch
 
 SHAPES = {"a group per sample": (16, 1), "a group per two samples": (8, 2)}
@@ -42,7 +42,7 @@ def _loss_and_gradient(mesh_name: str, shape: str):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", ALL_MESHES)
 def test_loss_metrics_and_gradients_are_those_of_one_device(name, shape):
     loss, metrics, grads = _loss_and_gradient(name, shape)
     one_loss, one_metrics, one_grads = _loss_and_gradient("one", shape)

@@ -52,6 +52,11 @@ MESHES = {
     "fsdp2-expert2-tensor2": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
 }
 ONE = MeshConfig(data=1)
+QUICK = "fsdp2-expert2-tensor2"
+"""The mesh that `make test` tries: every axis that can be wrong at once."""
+ALL_MESHES = [
+    name if name == QUICK else pytest.param(name, marks=pytest.mark.long) for name in MESHES
+]
 REPLICATES = "full rematerialization"
 """What the compiler warns of when it copies an activation whole to every device."""
 
@@ -96,7 +101,7 @@ def _loss_and_gradient(mesh_name: str):
     return loss, metrics, grads
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", ALL_MESHES)
 def test_loss_gradients_and_expert_load_are_those_of_one_device(name):
     loss, metrics, grads = _loss_and_gradient(name)
     one_loss, one_metrics, one_grads = _loss_and_gradient("one")
@@ -143,6 +148,7 @@ def test_five_sgd_steps_are_those_of_one_device(name):
         np.testing.assert_allclose(left, right, atol=1e-5 * (np.abs(right).max() + 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["data2-expert4"])
 def test_an_adam_curve_is_that_of_one_device(name):
     """With the real optimizer, the sign update of the router's balancing bias included."""
@@ -206,6 +212,7 @@ def test_the_compiler_warns_of_a_lookup_that_is_split_along_other_axes(compiler_
     assert REPLICATES in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "tied"), [*((name, False) for name in MESHES), ("fsdp2-expert2-tensor2", True)]
 )

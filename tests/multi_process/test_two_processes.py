@@ -28,6 +28,8 @@ from tests.multi_process.cases import (
     whole,
 )
 
+pytestmark = pytest.mark.long
+
 SECONDS = 900
 ORIGINS = ("one", "eight")
 

@@ -105,6 +105,7 @@ def test_it_is_not_done_twice(finished, monkeypatch):
     assert base.run(finished)
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_ends_with_the_same_model(finished, tmp_path, monkeypatch):
     """The export fails once, with the weights half written; the same command then goes on."""
     config = dataclasses.replace(finished, run_dir=str(tmp_path / "run"))
@@ -129,6 +130,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_model(finished, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.long
 def test_too_few_steps_and_too_good_a_model_are_told(tmp_path):
     low = tiny(tmp_path / "low", loop=LoopConfig(num_steps=2, evaluate_every=1))
     with pytest.raises(DataError, match=r"after 2 steps the sampling accuracy is still below 0.2"):

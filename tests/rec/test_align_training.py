@@ -80,6 +80,7 @@ def test_a_few_steps_lower_the_loss(method):
         assert found[-1]["preference_loss"] < found[0]["preference_loss"]
 
 
+@pytest.mark.long
 def test_microbatches_change_nothing():
     """Ragged sessions, an empty place, an uneven number of groups in each part: the same step."""
     preferences = batch(4, 2, ragged=True, empty=(2,))
