@@ -26,6 +26,9 @@ past the limit the compiler crashes; a whole run of the tests in two processes g
 def _few_compiled_programs():
     """Forgets compiled programs after a file of tests when there are many."""
     yield
+    assert jax.config.read("jax_disable_most_optimizations"), (
+        "this file left compiling slow for all others"
+    )
     maps = pathlib.Path("/proc/self/maps")
     if maps.is_file() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
         jax.clear_caches()

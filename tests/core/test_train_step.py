@@ -136,14 +136,6 @@ def assert_close(actual, expected, tolerance):
         np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling is nearly all the time these tests take; what they check does not depend on it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def sgd_on_one_device():
     return run(one_device(), sgd, 5)

@@ -27,6 +27,8 @@ from reasoning_jax.text.byte_tokenizer import ByteTokenizer
 from reasoning_jax.weights.model_source import load_source
 from tests.reasoning.test_trajectories import trajectory
 
+pytestmark = pytest.mark.long
+
 MODEL = sft_tiny().model
 CONFIG = ScoringConfig(betas=(1.0, 0.5), rows=RowsConfig(batch_size=2, row_length=37, chunk=7))
 LORAS = {

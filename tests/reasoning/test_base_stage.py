@@ -22,6 +22,8 @@ from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
 from reasoning_jax.stages import base
 from reasoning_jax.weights.model_source import ModelConfig, load_source
 
+pytestmark = pytest.mark.long
+
 
 def one_device(config):
     """A mesh of one of the devices: these batches are too small to be worth eight."""
@@ -105,7 +107,6 @@ def test_it_is_not_done_twice(finished, monkeypatch):
     assert base.run(finished)
 
 
-@pytest.mark.long
 def test_a_run_that_was_cut_off_ends_with_the_same_model(finished, tmp_path, monkeypatch):
     """The export fails once, with the weights half written; the same command then goes on."""
     config = dataclasses.replace(finished, run_dir=str(tmp_path / "run"))
@@ -130,7 +131,6 @@ def test_a_run_that_was_cut_off_ends_with_the_same_model(finished, tmp_path, mon
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-@pytest.mark.long
 def test_too_few_steps_and_too_good_a_model_are_told(tmp_path):
     low = tiny(tmp_path / "low", loop=LoopConfig(num_steps=2, evaluate_every=1))
     with pytest.raises(DataError, match=r"after 2 steps the sampling accuracy is still below 0.2"):

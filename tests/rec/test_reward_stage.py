@@ -185,6 +185,7 @@ def test_only_the_folds_users_train(base, tmp_path):
     np.testing.assert_array_equal(*scores)
 
 
+@pytest.mark.long
 def test_the_judge_is_another_stage_of_the_same_run(base, tmp_path):
     config = dataclasses.replace(
         reward_config(),
