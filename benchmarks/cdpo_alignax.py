@@ -21,6 +21,7 @@ from core_jax.nn.stack import Remat
 from core_jax.optim import OptimConfig, make_optimizer
 from core_jax.train_state import init_state
 from core_jax.train_step import make_train_step
+from launch.large_pages import restart_with_large_pages
 from reasoning_jax.align.contrast_model import LOG_PROB
 from reasoning_jax.align.methods import Row, row_method
 from reasoning_jax.align.objective import preference_objective
@@ -140,4 +141,5 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_large_pages()  # as `launch.local` does
     main(pathlib.Path(sys.argv[1]))
