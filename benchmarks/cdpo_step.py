@@ -1,6 +1,6 @@
 """A contrastive cDPO step with adapters on SmolLM2-135M, beside TRL's DPOTrainer with PEFT.
 
-    python -m benchmarks.cdpo_step [--dtype FLOAT32] [--rounds 3] [--json]
+    python -m benchmarks.cdpo_step [--dtype FLOAT32] [--rounds 2] [--json]
 
 Eight pairs, of lengths as sampled solutions have them and at most 512 tokens each (ids are random:
 the time does not depend on them), adapters of rank 16 on all seven maps, AdamW. Ours reads the
@@ -9,8 +9,8 @@ TRL's trainer (needs the extra `parity`) trains DPO, the nearest that it has, on
 weights, first adapters and dtype: as it comes, and with the reference's log-probabilities computed
 beforehand; `--peers` also takes `uncheckpointed`, the latter without gradient checkpointing.
 
-Every program runs in a process of its own, from the same files; they take turns, step by step, and
-the best step of each counts. Tokens are those of the pairs, padding not counted. Peak memory is all
+Every program runs in a process of its own, from the same files; they take turns of a few steps,
+and the best step of each counts. Tokens are those of the pairs, padding not counted. Peak memory is all
 that a process ever held. The bound is the step's FLOPs at the speed of a square matrix product
 measured in the same run: two per parameter and token forward and two for the gradient of the
 activations; the output matrix, as it must, sees response tokens only.
@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks.moe_layer import hardware
 from benchmarks.sampling import matmul_flops
-from benchmarks.turns import take_turns
+from benchmarks.turns import STEPS, take_turns
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
@@ -72,8 +72,8 @@ class Options:
     """Layers per iteration of our loop over layers."""
     peers: tuple[str, ...] = (AS_IT_COMES, PRECOMPUTED)
     """Ways of TRL: as_it_comes, precomputed, uncheckpointed."""
-    rounds: int = 3
-    """Steps of each after the first."""
+    rounds: int = 2
+    """Turns of each after its first step, three steps a turn."""
     json: bool = False
     """Print JSON instead of lines."""
 
@@ -109,7 +109,7 @@ def write_case(folder: pathlib.Path, options: Options) -> tuple[DecoderConfig, l
         "dtype": options.dtype.value,
         "rank": LORA.rank,
         "alpha": LORA.alpha,
-        "num_steps": options.rounds + 1,
+        "num_steps": 1 + STEPS * options.rounds,
         "row_length": options.row_length,
         "layout": options.layout.value,
         "rows_at_a_time": options.rows_at_a_time,

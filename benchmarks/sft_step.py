@@ -6,7 +6,7 @@ Full rows of random tokens, all of which count; adapters of rank 8 on all seven 
 bound is the step's FLOPs at the speed of a square matrix product measured in the same run: two per
 parameter and token forward and two for the gradient of the activations (the frozen weights have
 none). The peer does the same step on the same weights, rows and adapters (needs the extra
-`parity`). Each runs in a process of its own; they take turns, step by step, and the best step of
+`parity`). Each runs in a process of its own; they take turns of a few steps, and the best step of
 each counts. Peak memory is all that a process ever held.
 """
 
@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks.moe_layer import hardware
 from benchmarks.sampling import matmul_flops
-from benchmarks.turns import take_turns
+from benchmarks.turns import STEPS, take_turns
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
@@ -55,8 +55,8 @@ class Options:
     """What our backward pass keeps."""
     unroll: int = 30
     """Layers per iteration of our loop over layers."""
-    rounds: int = 4
-    """Steps of each after the first."""
+    rounds: int = 2
+    """Turns of each after its first step, three steps a turn."""
     json: bool = False
     """Print JSON instead of lines."""
 
@@ -77,7 +77,7 @@ def write_case(folder: pathlib.Path, options: Options) -> DecoderConfig:
         "rank": LORA.rank,
         "alpha": LORA.alpha,
         "learning_rate": RATE,
-        "num_steps": options.rounds + 1,
+        "num_steps": 1 + STEPS * options.rounds,
         "chunk": options.chunk,
         "remat": options.remat.value,
         "unroll": options.unroll,

@@ -1,4 +1,4 @@
-"""Programs in processes of their own that take turns, one step each, and tell their peak memory.
+"""Programs in processes of their own that take turns of a few steps, and tell their peak memory.
 
 A worker calls `Worker.wait` before and `Worker.report` after every step, and `Worker.finish` at the
 end; what else it prints is passed over. Only the standard library is imported here, so that a
@@ -12,6 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+
+STEPS = 3
+"""Steps of a turn. As in a training run they follow each other: memory that a program has freed
+and takes again is slower after a pause, in which a virtual machine may give it to its host."""
 
 _MARK = "@turn "
 
@@ -115,11 +119,11 @@ class Program:
 def take_turns(
     modules: Mapping[str, Sequence[str]], rounds: int, folder: pathlib.Path
 ) -> dict[str, dict]:
-    """Runs programs in turns, one step each per round.
+    """Runs programs in turns of `STEPS` steps in a row.
 
     Args:
       modules: by program the module of its worker, and its arguments.
-      rounds: steps of each after the first, which compiles and does not count.
+      rounds: turns of each after its first step, which compiles and does not count.
       folder: for what the programs print.
 
     Returns:
@@ -134,7 +138,7 @@ def take_turns(
             steps[name] = [programs[name].step()]
         for _ in range(rounds):
             for name, program in programs.items():
-                steps[name].append(program.step())
+                steps[name] += [program.step() for _ in range(STEPS)]
         return {
             name: {
                 "seconds": min(step["seconds"] for step in steps[name][1:]),
