@@ -10,8 +10,8 @@ weights, first adapters and dtype: as it comes, and with the reference's log-pro
 beforehand; `--peers` also takes `uncheckpointed`, the latter without gradient checkpointing.
 
 Every program runs in a process of its own, from the same files; they take turns of a few steps,
-and the best step of each counts. Tokens are those of the pairs, padding not counted. Peak memory is all
-that a process ever held. The bound is the step's FLOPs at the speed of a square matrix product
+and the best step of each counts. Tokens are those of the pairs, padding not counted. Peak memory is
+all that a process ever held. The bound is the step's FLOPs at the speed of a square matrix product
 measured in the same run: two per parameter and token forward and two for the gradient of the
 activations; the output matrix, as it must, sees response tokens only.
 """
