@@ -19,7 +19,7 @@ INSTALL = $(IN)/python -m pip install --quiet --disable-pip-version-check --edit
 ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 # Tests compile thousands of small programs and run each once: where XLA still has its older code
-# for loops, that compiles faster. The demos run what users run.
+# for loops, that compiles faster. The long tests and the demos run what users run.
 OLD_LOOPS = --xla_cpu_use_fusion_emitters=false
 SOON_COMPILED = XLA_FLAGS="$(XLA_FLAGS) $(shell XLA_FLAGS=$(OLD_LOOPS) JAX_PLATFORMS=cpu \
 	$(IN)/python -c 'import jax; jax.devices()' 2>/dev/null && echo $(OLD_LOOPS))"
@@ -40,7 +40,7 @@ test: $(VENV)/.dev
 	$(SOON_COMPILED) $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
-	$(SOON_COMPILED) $(PYTEST) -m long $(PYTEST_ARGS)
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(IN)/ruff format --check .
