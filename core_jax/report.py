@@ -16,8 +16,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
+
+from core_jax.event_file import EventFile
 
 _LINE_SECONDS = 10.0
 
@@ -56,10 +57,7 @@ class Reporter:
         path = pathlib.Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.rows = _cut_rows(path / "metrics.jsonl", restored_step)
-        # A queue without end: one of few places blocks for ever once a full disk ends its thread.
-        self._board = tensorboardX.SummaryWriter(
-            str(path / "tensorboard"), purge_step=restored_step + 1, max_queue=0
-        )
+        self._board = EventFile(path / "tensorboard", restored_step=restored_step)
         self._file = (path / "metrics.jsonl").open("a", encoding="utf-8")
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(
@@ -89,9 +87,12 @@ class Reporter:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        scalars = {
+            name: value
+            for name, value in row.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        self._board.add(step, scalars)
 
     def advance(self, step: int) -> None:
         """Shows that `step` has been reached."""
@@ -112,11 +113,7 @@ class Reporter:
             self._print_line()
         file, self._file = self._file, None
         with file:
-            try:
-                self._board.close()
-            except OSError:
-                _give_up(self._board)
-                raise
+            self._board.close()
 
     def _print_line(self) -> None:
         """Prints the progress as a line of its own, for logs that are not a terminal."""
@@ -134,13 +131,6 @@ class Reporter:
             "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
         print(line, file=sys.stderr, flush=True)
-
-
-def _give_up(board: tensorboardX.SummaryWriter) -> None:
-    """Ends a writer that could not be closed, which else fails again when the process ends."""
-    writer: Any = board.file_writer
-    writer.event_writer._worker.stop()
-    writer.event_writer._closed = True
 
 
 def _cut_rows(path: pathlib.Path, restored_step: int) -> list[Row]:

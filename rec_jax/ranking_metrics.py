@@ -327,7 +327,7 @@ def bootstrap_intervals(
         places_RU = drawn_RU + num_users * np.arange(num_rows)[:, None]
         counts = np.bincount(places_RU.ravel(), minlength=num_rows * num_users)
         weight_RU = counts.reshape(num_rows, num_users).astype(np.float64)
-        means.append(_ratio(weight_RU @ filled_UQ, weight_RU @ known_UQ))
+        means.append(_ratio(_products(weight_RU, filled_UQ), _products(weight_RU, known_UQ)))
     edges = [(1 - confidence) / 2, (1 + confidence) / 2]
     low_Q, high_Q = np.nanquantile(np.concatenate(means), edges, axis=0)
     mean_Q = _ratio(filled_UQ.sum(axis=0), known_UQ.sum(axis=0))
@@ -375,6 +375,16 @@ def _first(items: np.ndarray, k: int) -> np.ndarray:
             f"{items.shape[1]}; recommend more items per user or lower k"
         )
     return items[:, :k]
+
+
+def _products(weight_RU: np.ndarray, values_UQ: np.ndarray) -> np.ndarray:
+    """Their matrix product, column by column.
+
+    The last bits of one product of all depend, on some CPUs, on where in the matrix a column is:
+    a method's interval would depend on which others stand beside it.
+    """
+    columns_QU = np.ascontiguousarray(values_UQ.T, np.float64)
+    return np.stack([weight_RU @ column_U for column_U in columns_QU], axis=1)
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:

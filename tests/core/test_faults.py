@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import jax
@@ -211,8 +210,6 @@ def full_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-# TensorBoard's writer runs in a thread of its own, which may meet the full disk first.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_full_disks(full_disk):
     """Checkpoint, stage, report and run folder; each message names a file and the remedy."""
     big = {"w": jax.random.normal(jax.random.key(0), (1 << 16,))}
@@ -244,25 +241,8 @@ def test_full_disks(full_disk):
 
     with pytest.raises(StorageError, match=r"stage 'report' .*No space left"):
         run_stage(full_disk / "run", "report", {}, report)
-    assert not [thread for thread in threading.enumerate() if "Logger" in type(thread).__name__]
     with pytest.raises(ConfigError, match=r"No space left .*another --run-dir"):
         runtime.open_run(FakeConfig(run_dir=str(full_disk / "run")))
-
-
-def test_the_tensorboard_thread_may_die_without_blocking_the_run(tmp_path):
-    """More scalars than the queue once held, written after the thread has ended."""
-    reporter = Reporter(tmp_path, total_steps=99, name="x")
-    reporter._board.file_writer.event_writer._worker.stop()
-
-    def log():
-        for step in range(1, 99):
-            reporter.log(step, {"loss": 1.0})
-
-    thread = threading.Thread(target=log, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    reporter.close()
 
 
 def test_dev_full():

@@ -1,10 +1,12 @@
 """The report: rows that survive a restart without duplicates, times that add up."""
 
 import json
+import struct
 import time
 
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from core_jax.profiling import StepTimer, device_peak_flops, model_flops_utilisation
 from core_jax.report import Reporter
@@ -51,12 +53,35 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
     assert reporter.rows == [{"step": 1, "loss": 1.0}]
 
 
+def events(path):
+    """The events of a file of TensorBoard; the checksums in it are passed over."""
+    content, found = path.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + size]))
+        content = content[12 + size + 4 :]
+    return found
+
+
 def test_tensorboard_has_the_scalars(tmp_path):
-    with Reporter(tmp_path, total_steps=5, name="train") as reporter:
-        reporter.log(3, {"loss": 0.25, "load": np.ones(3)})
+    with Reporter(tmp_path, total_steps=5, name="train", restored_step=2) as reporter:
+        reporter.log(3, {"loss": 0.25, "accuracy": 1, "load": np.ones(3), "bad": float("nan")})
     [path] = (tmp_path / "tensorboard").iterdir()
-    content = path.read_bytes()
-    assert b"loss" in content and b"load" not in content
+    version, start, *scalars = events(path)
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 3 and start.session_log.status == SessionLog.START
+    values = [value for event in scalars for value in event.summary.value]
+    assert [(value.tag, value.simple_value) for value in values] == [
+        ("loss", 0.25),
+        ("accuracy", 1),
+    ]
+    assert {event.step for event in scalars} == {3}
+
+
+def test_every_start_has_a_file_of_tensorboard_of_its_own(tmp_path):
+    for _ in range(3):
+        Reporter(tmp_path, total_steps=5, name="train").close()
+    assert len([*(tmp_path / "tensorboard").iterdir()]) == 3
 
 
 def test_progress_line_has_rate_eta_and_loss(tmp_path, capsys):

@@ -183,8 +183,13 @@ def test_scores_of_other_codes_and_cut_off_files_are_refused(run, tmp_path):
     write_arrays(path, arrays | {"codes": arrays["codes"][::-1]})
     with pytest.raises(DataError, match=r"are of other codes.*remove the round's stage of scores"):
         align.run(folders, run, 1)
-    path.write_bytes(path.read_bytes()[:100])
+    size = path.stat().st_size
+    path.write_bytes(bytes(size))
     with pytest.raises(DataError, match=r"scores\.npz' cannot be read .*run the round again"):
+        align.run(folders, run, 1)
+    path.write_bytes(bytes(100))
+    cut_off = rf"scores\.npz' of .* has 100 of its {size} bytes; .*so that the stage is done again"
+    with pytest.raises(DataError, match=cut_off):
         align.run(folders, run, 1)
     shutil.rmtree(path.parent)
     with pytest.raises(DataError, match=r"stage 'round_1_scores' .* is not done"):

@@ -53,7 +53,7 @@ MESHES = {
 }
 ONE = MeshConfig(data=1)
 QUICK = "fsdp2-expert2-tensor2"
-"""The mesh that `make test` tries: every axis that can be wrong at once."""
+"""The mesh that `make test` tries; the others are long tests."""
 ALL_MESHES = [
     name if name == QUICK else pytest.param(name, marks=pytest.mark.long) for name in MESHES
 ]

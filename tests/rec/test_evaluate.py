@@ -84,12 +84,7 @@ def test_order_of_methods_and_users_of_the_seed_change_nothing():
     case, methods = make_methods()
     one = evaluation.evaluate(methods, case, CONFIG)
     two = evaluation.evaluate(methods[::-1], case, CONFIG, key=jax.random.key(CONFIG.seed))
-    for here, there in zip(one.rows, two.rows[::-1], strict=True):
-        assert here.name == there.name and here.metrics.keys() == there.metrics.keys()
-        for metric, interval in here.metrics.items():
-            # All metrics are resampled by one matrix product: the last bits depend on the column.
-            expected = pytest.approx(dataclasses.astuple(there.metrics[metric]), rel=1e-12)
-            assert dataclasses.astuple(interval) == expected
+    assert one.rows == two.rows[::-1]
 
 
 def test_saved_report_reads_back_equal(tmp_path):
