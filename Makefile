@@ -39,8 +39,9 @@ demo: $(VENV)/.main
 test: $(VENV)/.dev
 	$(SOON_COMPILED) $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
+# In the order of their names: by default files of few tests come last, and those take longest here.
 test-long: $(VENV)/.dev
-	$(PYTEST) -m long $(PYTEST_ARGS)
+	$(PYTEST) --no-loadscope-reorder -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(IN)/ruff format --check .

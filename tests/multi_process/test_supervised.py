@@ -29,7 +29,7 @@ from tests.end_to_end.shrunk_job import shrunk_config, write_log
 
 pytestmark = pytest.mark.long
 
-NUM_STEPS, EVERY = 240, 40
+NUM_STEPS, EVERY = 160, 40
 SECONDS = 300.0
 
 
