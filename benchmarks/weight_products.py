@@ -44,7 +44,7 @@ class Options:
 
 
 def random_weights() -> tuple[list[PyTree], Array]:
-    """Per layer query, key and value, out, gate and up, and down, output dimensions first; table."""
+    """Per layer query, key and value, out, gate and up, down, output dimensions first; table."""
     config = smollm2_135m()
     model, ff = config.model_dim, config.hidden_dim
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
