@@ -9,6 +9,7 @@ from core_jax.mesh import MeshConfig
 from reasoning_jax.align.scoring import RowsConfig, ScoringConfig
 from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.align_presets import PAPER_PRESETS, paper
+from reasoning_jax.model.attention import SPLASH_BLOCK
 from reasoning_jax.model.config import LoraConfig
 
 
@@ -24,6 +25,8 @@ def _pod(model: str, *, full: bool = False) -> PipelineConfig:
         config,
         run_dir=f"runs/cdpo_{model}_{kind}",
         mesh=MeshConfig(data=1, fsdp=8, tensor=-1),
+        # Whole blocks of the attention kernel on TPUs.
+        engine=dataclasses.replace(config.engine, prompt_multiple=SPLASH_BLOCK),
         contrast=dataclasses.replace(config.contrast, lora=whole) if full else config.contrast,
         train=dataclasses.replace(config.train, lora=whole) if full else config.train,
     )

@@ -46,7 +46,8 @@ def least_slice(
         try:
             target = load(name)
             mesh = make_mesh(program.mesh, target.devices)
-            held = sum(held_bytes(tree) for tree in program.held(mesh).values())
+            trees = [*program.held(mesh).values(), *program.beside(mesh).values()]
+            held = sum(map(held_bytes, trees))
         except CannotCompileError:
             continue  # a shape that this compiler does not know
         except AlignaxError:

@@ -17,11 +17,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.mesh import BATCH_AXES
 from core_jax.nn.stack import layers_apart
-from reasoning_jax.model.attention import MASKED_SCORE, AttentionKernel, attend_causally
+from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
 
@@ -184,7 +186,7 @@ def prefill(
     tokens: Int[Array, "P T"],
     lengths: Int[Array, "P"],
     dtype: jnp.dtype,
-    kernel: AttentionKernel = AttentionKernel.AUTO,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "V P"], KvCache]:
     """Reads whole prompts.
 
@@ -194,8 +196,8 @@ def prefill(
       tokens: one prompt per row, from its start.
       lengths: tokens of each prompt, at least 1; what follows is padding.
       dtype: of the cache.
-      kernel: how attention is computed; EINSUM where weights lie on several devices, since the
-        compiler cannot split a kernel.
+      mesh: where weights and prompts are; its devices choose the kernel of attention, and with
+        several it works on each one's own prompts and key heads. None: the default device.
 
     Returns:
       Logits float32 of the token after each prompt, and its keys and values, T slots per row.
@@ -205,7 +207,7 @@ def prefill(
     cos_TY, sin_TY = rotation(jnp.arange(length), frequencies)
     angles = (cos_TY[None, :, None], sin_TY[None, :, None])
     is_token_PT = jnp.arange(length)[None] < lengths[:, None]
-    hidden_DN = weights.embed[tokens.reshape(-1)].T
+    hidden_DN = _over_batch(weights.embed[tokens.reshape(-1)].T, mesh)
     keys, values = [], []
     for layer in weights.layers:
         normed_DN = _norm_columns(hidden_DN, layer.attention_norm, config.norm_eps)
@@ -219,12 +221,12 @@ def prefill(
             new_keys,
             new_values,
             segment_ids=is_token_PT.astype(jnp.int32),
-            kernel=kernel,
+            mesh=mesh,
         )
         mixed_HXN = mixed_PTHX.reshape(-1, config.num_heads, config.head_dim).transpose(1, 2, 0)
         hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)
         normed_DN = _norm_columns(hidden_DN, layer.mlp_norm, config.norm_eps)
-        hidden_DN = hidden_DN + _gated_mlp(layer, normed_DN)
+        hidden_DN = _over_batch(hidden_DN + _gated_mlp(layer, normed_DN), mesh)
         keys.append(new_keys.swapaxes(1, 2).astype(dtype))
         values.append(new_values.swapaxes(1, 2).astype(dtype))
     last_P = jnp.arange(num_prompts) * length + lengths - 1
@@ -270,6 +272,15 @@ def decode_step(
     return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
 
 
+def _over_batch(hidden_DN: Array, mesh: Mesh | None) -> Array:
+    """Tokens over the batch axes: with so many of them, it is weights that should travel."""
+    if mesh is None:
+        return hidden_DN
+    return jax.lax.with_sharding_constraint(
+        hidden_DN, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    )
+
+
 def _head(config: DecoderConfig, weights: DecodingWeights, hidden_DB: Array) -> Array:
     """Logits [V, B] of every column."""
     hidden_DB = _norm_columns(hidden_DB, weights.final_norm, config.norm_eps)
@@ -310,15 +321,19 @@ def _attend(
         part.transpose(2, 0, 1) for part in _project(layer, normed_DB)
     )
     queries_BHX = rotate(queries_BHX, *angles)
-    rows_B = np.arange(positions_B.shape[0])
+    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
+    # One row of X numbers per (row, head): a compiler that scatters [K, X] at once would lay slots
+    # outside heads, and copy the cache there and back in every step.
+    at_BK = (
+        np.arange(batch)[:, None],
+        np.arange(num_kv_heads)[None],
+        jnp.broadcast_to(positions_B[:, None], (batch, num_kv_heads)),
+    )
     in_place = {"unique_indices": True, "indices_are_sorted": True, "mode": "drop"}
-    keys_BKSX = keys_BKSX.at[rows_B, :, positions_B].set(
+    keys_BKSX = keys_BKSX.at[at_BK].set(
         rotate(new_keys_BKX, *angles).astype(keys_BKSX.dtype), **in_place
     )
-    values_BKSX = values_BKSX.at[rows_B, :, positions_B].set(
-        new_values_BKX.astype(values_BKSX.dtype), **in_place
-    )
-    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
+    values_BKSX = values_BKSX.at[at_BK].set(new_values_BKX.astype(values_BKSX.dtype), **in_place)
     grouped_BKGX = queries_BHX.reshape(batch, num_kv_heads, -1, head_dim)
     scores_BKGS = jnp.einsum(
         "bkgx,bksx->bkgs",

@@ -1,5 +1,6 @@
 """The command with a compiler that is made up: verdicts, exit codes, advice, the least slice."""
 
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,7 @@ from core_jax.programs import Kind, Program, train_settings
 from launch.aot.advice import best_settings, least_slice
 from launch.aot.chips import CHIPS
 from launch.aot.collectives import Collective
-from launch.aot.compiled import Facts, Memory, Outcome, _refused
+from launch.aot.compiled import Facts, Memory, Outcome, _refused, with_beside
 from launch.aot.target import CannotCompileError, Target, load_target, parse_name
 from launch.compile_check import main
 from tests.launch.fake_jobs import large, small
@@ -228,6 +229,29 @@ def test_what_the_compiler_says_of_memory(message, total, limit):
     memory = _refused(message, {Kind.PARAMETERS: 600}, LIMIT)
     assert (memory.total, memory.limit, memory.is_exact) == (total, limit, False)
     assert sum(memory.by_kind.values()) == total
+
+
+def test_what_lies_beside_a_program_is_counted():
+    memory = Memory(by_kind={Kind.CACHE: 7, Kind.CODE: 1}, total=8, limit=9, is_exact=True)
+    found = with_beside(memory, {Kind.CACHE: 2, Kind.PARAMETERS: 3})
+    assert found.by_kind == {Kind.CACHE: 9, Kind.CODE: 1, Kind.PARAMETERS: 3}
+    assert (found.total, found.over) == (13, 4)
+
+
+def test_the_least_slice_has_room_for_what_lies_beside():
+    """31 GiB of parameters and 130 GiB beside them: no slice of fewer than 16 chips holds them."""
+    one = program(parameters=31 * GIB)
+    beside = program(parameters=130 * GIB).held
+    tried = []
+
+    def compile_on(_, target):
+        tried.append(target.name)
+        return outcome(LIMIT)
+
+    with_more = dataclasses.replace(one, beside=beside)
+    assert least_slice(with_more, CHIPS["v5e"], compile_on=compile_on, load=load) is None
+    assert not tried
+    assert least_slice(one, CHIPS["v5e"], compile_on=compile_on, load=load) is not None
 
 
 @pytest.mark.parametrize(
