@@ -159,6 +159,7 @@ def insert_rows(
     prompts: Int[Array, "I"],
     rows: Int[Array, "I"],
     count: Int[Array, ""],
+    mesh: Mesh | None = None,
 ) -> KvCache:
     """Copies prompts into rows of the cache; the other rows stay where they are in memory.
 
@@ -168,16 +169,22 @@ def insert_rows(
       prompts: which prompt each written row takes.
       rows: the rows to write.
       count: how many entries of `prompts` and `rows` count.
+      mesh: where both are, if on several devices.
     """
 
-    def write(index: Array, cache: KvCache) -> KvCache:
-        def place(layer: Array, prefilled_PKTX: Array) -> Array:
+    def place(layer: Array, prefilled_PKTX: Array) -> Array:
+        if mesh is not None:
+            # Any device's row may take any prompt: each part travels once, and not once per row.
+            everywhere = NamedSharding(mesh, PartitionSpec(None, "tensor"))
+            prefilled_PKTX = jax.lax.with_sharding_constraint(prefilled_PKTX, everywhere)
+
+        def write(index: Array, layer: Array) -> Array:
             prompt_1KTX = jax.lax.dynamic_slice_in_dim(prefilled_PKTX, prompts[index], 1)
             return jax.lax.dynamic_update_slice(layer, prompt_1KTX, (rows[index], 0, 0, 0))
 
-        return jax.tree.map(place, cache, prefilled)
+        return jax.lax.fori_loop(0, count, write, layer)
 
-    return jax.lax.fori_loop(0, count, write, cache)
+    return jax.tree.map(place, cache, prefilled)
 
 
 def prefill(

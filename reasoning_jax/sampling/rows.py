@@ -182,7 +182,9 @@ def fill_rows(
     is_last_I = first_I[:, None] == eos_ids[None]
     is_done_I = jnp.any(is_last_I, axis=1) | (filling.lengths >= filling.last_positions)
     filled = Rows(
-        cache=insert_rows(rows.cache, prefilled, filling.prompts, filling.rows, filling.count),
+        cache=insert_rows(
+            rows.cache, prefilled, filling.prompts, filling.rows, filling.count, mesh
+        ),
         tokens=put(rows.tokens, first_I),
         positions=put(rows.positions, filling.lengths),
         last_positions=put(rows.last_positions, filling.last_positions),
