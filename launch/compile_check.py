@@ -144,7 +144,14 @@ def _check(
         )
     found = None
     if least:
-        found = least_slice(program, target.chip, compile_on=compile_on, load=load)
+
+        def compile_next(one: Program, slice_: Target) -> Outcome:
+            print(f"compiling {one.name} for {slice_.name}", file=sys.stderr, flush=True)
+            return compile_on(one, slice_)
+
+        found = least_slice(
+            program, target.chip, compile_on=compile_next, load=load, known={name: outcome}
+        )
     return Report(
         program=program,
         target=target,

@@ -3,7 +3,7 @@
 Dimension key: none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core_jax.errors import AlignaxError
 from core_jax.mesh import make_mesh
@@ -35,11 +35,19 @@ def least_slice(
     *,
     compile_on: Callable[[Program, Target], Outcome] = compile_program,
     load: Callable[[str], Target] = load_target,
+    known: Mapping[str, Outcome] | None = None,
 ) -> tuple[str, Outcome] | None:
     """The smallest slice of a family that a program fits, with its outcome; None: it fits none.
 
     Slices that cannot hold what lies there before the program runs, or over which its mesh or
     batch does not split, are passed over without compiling.
+
+    Args:
+      program: to be placed.
+      chip: the family.
+      compile_on: compiles a program for a target.
+      load: describes a topology.
+      known: outcomes of slices, by name, that need not be compiled again.
     """
     for shape in chip.slices:
         name = f"{chip.name}:{shape}"
@@ -54,7 +62,7 @@ def least_slice(
             continue  # a mesh or batch that does not split over so many devices
         if held >= chip.usable_bytes:
             continue
-        outcome = compile_on(program, target)
+        outcome = (known or {}).get(name) or compile_on(program, target)
         if outcome.verdict == "fits":
             return name, outcome
     return None

@@ -134,6 +134,14 @@ def test_does_not_fit_by_how_much_and_what_would_help(run):
     assert out.index("--model.remat full") < out.index("--pretrain.num-microbatches 2")
 
 
+def test_the_least_slice_is_told_and_none_is_compiled_twice(run):
+    """The toy's 13 GiB fit 1 x 1 beside nothing; 2 x 2 is known from before."""
+    code, out, err = run(f"{ONE} --least", outcome(LIMIT), outcome(LIMIT + 1))
+    assert code == 0
+    assert "least slice of this family: v5e:2x2" in out
+    assert err == "compiling train step for v5e:1x1\n"
+
+
 def test_cannot_be_compiled(run):
     code, out, _ = run(ONE, outcome(0, reason="NotImplementedError: no sort on this core"))
     assert code == 4
