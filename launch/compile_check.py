@@ -8,6 +8,7 @@ cannot be compiled.
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -144,13 +145,13 @@ def _check(
         )
     found = None
     if least:
-
-        def compile_next(one: Program, slice_: Target) -> Outcome:
-            print(f"compiling {one.name} for {slice_.name}", file=sys.stderr, flush=True)
-            return compile_on(one, slice_)
-
         found = least_slice(
-            program, target.chip, compile_on=compile_next, load=load, known={name: outcome}
+            program,
+            target.chip,
+            compile_on=compile_on,
+            load=load,
+            known={name: outcome},
+            say=functools.partial(print, file=sys.stderr, flush=True),
         )
     return Report(
         program=program,

@@ -10,9 +10,10 @@ from core_jax.mesh import make_mesh
 from core_jax.programs import Program, Setting, held_bytes
 from launch.aot.chips import Chip
 from launch.aot.compiled import Memory, Outcome, compile_program
-from launch.aot.target import CannotCompileError, Target, load_target
+from launch.aot.target import Target, load_target
 
 NUM_SETTINGS = 3
+_GIB = 1 << 30
 
 
 def saved_bytes(setting: Setting, memory: Memory) -> int:
@@ -36,6 +37,7 @@ def least_slice(
     compile_on: Callable[[Program, Target], Outcome] = compile_program,
     load: Callable[[str], Target] = load_target,
     known: Mapping[str, Outcome] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, Outcome] | None:
     """The smallest slice of a family that a program fits, with its outcome; None: it fits none.
 
@@ -48,6 +50,7 @@ def least_slice(
       compile_on: compiles a program for a target.
       load: describes a topology.
       known: outcomes of slices, by name, that need not be compiled again.
+      say: is told what is done with each slice, as a compilation takes minutes.
     """
     for shape in chip.slices:
         name = f"{chip.name}:{shape}"
@@ -56,13 +59,19 @@ def least_slice(
             mesh = make_mesh(program.mesh, target.devices)
             trees = [*program.held(mesh).values(), *program.beside(mesh).values()]
             held = sum(map(held_bytes, trees))
-        except CannotCompileError:
-            continue  # a shape that this compiler does not know
-        except AlignaxError:
-            continue  # a mesh or batch that does not split over so many devices
-        if held >= chip.usable_bytes:
+        except AlignaxError as error:
+            # A shape that this compiler does not know, or over which the mesh or batch does not
+            # split.
+            say(f"{name}: passed over, {error}")
             continue
-        outcome = (known or {}).get(name) or compile_on(program, target)
+        if held >= chip.usable_bytes:
+            say(f"{name}: passed over, {held / _GIB:.1f} GiB lie there before it runs")
+            continue
+        outcome = (known or {}).get(name)
+        if outcome is None:
+            say(f"{name}: compiling {program.name}")
+            outcome = compile_on(program, target)
+        say(f"{name}: {outcome.verdict}")
         if outcome.verdict == "fits":
             return name, outcome
     return None

@@ -135,11 +135,30 @@ def test_does_not_fit_by_how_much_and_what_would_help(run):
 
 
 def test_the_least_slice_is_told_and_none_is_compiled_twice(run):
-    """The toy's 13 GiB fit 1 x 1 beside nothing; 2 x 2 is known from before."""
+    """The 13 GiB of parameters lie on one chip, but do not fit; 2 x 2 is known from before."""
     code, out, err = run(f"{ONE} --least", outcome(LIMIT), outcome(LIMIT + 1))
     assert code == 0
     assert "least slice of this family: v5e:2x2" in out
-    assert err == "compiling train step for v5e:1x1\n"
+    assert err.splitlines() == [
+        "v5e:1x1: compiling train step",
+        "v5e:1x1: does not fit",
+        "v5e:2x2: fits",
+    ]
+
+
+def test_what_the_search_passes_over_is_told():
+    """31 GiB of parameters do not lie on one chip; here are no more than 8 devices."""
+    told = []
+    small = program(parameters=31 * GIB)
+    least_slice(
+        small,
+        CHIPS["v5e"],
+        compile_on=lambda one, target: outcome(LIMIT + 1),
+        load=load,
+        say=told.append,
+    )
+    assert told[0] == "v5e:1x1: passed over, 31.0 GiB lie there before it runs"
+    assert told[-1].startswith("v5e:16x16: passed over, 'v5e:16x16' has more devices")
 
 
 def test_cannot_be_compiled(run):
