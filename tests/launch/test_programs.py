@@ -138,6 +138,14 @@ def test_a_tiny_step_compiles_for_a_slice(capsys):
 
 
 @needs_libtpu
+def test_the_least_slice_of_a_tiny_step_is_one_chip(capsys):
+    assert main(["rec.pretrain", *TINY_REC, "--topology", "v5e:2x2", "--least"]) == 0
+    out, err = capsys.readouterr()
+    assert "least slice of this family: v5e:1x1" in out
+    assert "v5e:1x1: fits" in err and "2x2" not in err
+
+
+@needs_libtpu
 def test_a_step_that_is_too_large_says_so(capsys):
     line = ["rec.pretrain", "--preset", "onerec_1b", "--topology", "v5e:1x1"]
     assert main(line) == 3
