@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Params, PyTree
+from core_jax.errors import ConfigError
 from core_jax.mesh import BATCH_AXES
 from core_jax.programs import (
     Kind,
@@ -71,7 +72,16 @@ _NUM_ENDS = 2
 
 
 def evaluate_programs(config: EvaluateConfig) -> tuple[Program, ...]:
-    """What `reasoning.rollout` and `reasoning.evaluate` compile, in the order in which it runs."""
+    """What `reasoning.rollout` and `reasoning.evaluate` compile, in the order in which it runs.
+
+    Raises:
+      ConfigError: samples are imported, so that nothing is compiled.
+    """
+    if config.imported:
+        raise ConfigError(
+            f"imported is '{config.imported}', whose samples are graded; nothing is compiled. "
+            "Leave it out to check the sampling of the model"
+        )
     engine = _Engine(config=config)
     return (engine.turning(), engine.reading(), engine.filling(), engine.decoding())
 

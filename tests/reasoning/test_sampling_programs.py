@@ -169,6 +169,11 @@ def test_rows_that_the_mesh_does_not_divide_are_an_error(config):
             one.held(mesh)
 
 
+def test_imported_samples_compile_nothing():
+    with pytest.raises(ConfigError, match=r"imported is 'theirs\.jsonl'.*nothing is compiled"):
+        chosen("reasoning.rollout", "tiny", "--imported", "theirs.jsonl")
+
+
 def test_growing_rows_frees_what_it_copied():
     rows = empty_rows(PLAIN, 3, 5, jnp.dtype("float32"))
     old = rows.cache.keys + rows.cache.values
