@@ -31,6 +31,8 @@ class Kind(enum.Enum):
     """Parameters, those that nobody trains included."""
     OPTIMIZER = "optimizer state"
     """The optimizer's state."""
+    CACHE = "cached keys and values"
+    """Keys and values of the tokens so far, and the state of the rows that they belong to."""
     INPUTS = "inputs"
     """The batch, keys, tables."""
     TEMPORARIES = "activations and temporaries"
@@ -62,13 +64,15 @@ class Program:
       name: of the program within its job.
       mesh: how the devices are arranged.
       lower: lowers it for a mesh, from abstract values.
-      held: by kind, the abstract values with shardings that lie on the mesh while it runs.
+      held: by kind, its arguments: abstract values with shardings.
       model_flops: FLOPs of a call over all devices that the result needs (multiply-adds are two).
       hardware_flops: those that are done: recomputation in the backward pass is counted.
       tokens: tokens of a call, for tokens per second.
       batch_size: rows of a call, and `num_microbatches` its sequential parts.
       num_microbatches: sequential parts of a call.
       settings: changes of the config that take less memory, given the mesh.
+      beside: by kind, what lies on the mesh as well while it runs and is no argument of it.
+      loop_steps: how often a loop runs whose length depends on data, at most.
     """
 
     name: str
@@ -81,6 +85,8 @@ class Program:
     batch_size: int
     num_microbatches: int
     settings: Callable[[Mesh], Sequence[Setting]]
+    beside: Callable[[Mesh], Mapping[Kind, PyTree]] = lambda mesh: {}
+    loop_steps: int = 1
 
 
 def abstract_key(mesh: Mesh) -> PyTree:
@@ -96,22 +102,27 @@ def abstract_batch(tree: PyTree, mesh: Mesh) -> PyTree:
       tree: of `jax.ShapeDtypeStruct`, or None where there is no leaf; leading dimensions are rows.
       mesh: device mesh.
     """
-    return _placed(tree, jax.tree.map(lambda _: batch_sharding(mesh), tree))
+    return placed(tree, jax.tree.map(lambda _: batch_sharding(mesh), tree))
 
 
 def abstract_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
     """Shapes and dtypes of what every device holds whole."""
-    return _placed(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+    return placed(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
 def abstract_params(make: Callable[[], Params], rules: Rules, mesh: Mesh) -> Params:
     """Parameters that are never made, with the shardings of a table of rules."""
     abstract = jax.eval_shape(make)
-    return _placed(abstract, match_rules(rules, abstract, mesh))
+    return placed(abstract, match_rules(rules, abstract, mesh))
 
 
-def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Shapes and dtypes with shardings."""
+def placed(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes and dtypes with shardings.
+
+    Args:
+      tree: of arrays or `jax.ShapeDtypeStruct`.
+      shardings: tree of the same structure.
+    """
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,

@@ -8,6 +8,7 @@ cannot be compiled.
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -144,7 +145,14 @@ def _check(
         )
     found = None
     if least:
-        found = least_slice(program, target.chip, compile_on=compile_on, load=load)
+        found = least_slice(
+            program,
+            target.chip,
+            compile_on=compile_on,
+            load=load,
+            known={name: outcome},
+            say=functools.partial(print, file=sys.stderr, flush=True),
+        )
     return Report(
         program=program,
         target=target,

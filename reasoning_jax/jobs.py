@@ -28,6 +28,7 @@ from reasoning_jax.data.load import ProblemsConfig, load_problems
 from reasoning_jax.model.lora import merge
 from reasoning_jax.presets import EVALUATE_PRESETS, SFT_PRESETS
 from reasoning_jax.programs import sft_programs
+from reasoning_jax.sampling_programs import evaluate_programs
 from reasoning_jax.stages import evaluate, rollout, sft
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.peft import Adapter, export_adapter
@@ -139,6 +140,7 @@ JOBS: dict[str, Job] = {
         EVALUATE_PRESETS,
         "Sample solutions, grade them, report accuracy, pass@k, majority@k.",
         may_change=("score", "engine", "mesh"),
+        programs=evaluate_programs,
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.rollout": Job(
@@ -146,6 +148,7 @@ JOBS: dict[str, Job] = {
         EVALUATE_PRESETS,
         "Sample and grade alone.",
         may_change=("engine", "mesh"),
+        programs=evaluate_programs,
         short_flags=PROBLEM_FLAGS,
     ),
     "reasoning.sft": Job(

@@ -1,5 +1,7 @@
 """What the reasoning jobs compile: train steps and the scoring of tokens.
 
+Sampling's programs stand in `reasoning_jax.sampling_programs`.
+
 Rows of pairs depend on the data; their number and size are assumed, see `_pair_batch`.
 
 Dimension key: B rows, T tokens of a row, P response tokens of a row, K pairs of a row, U tokens of
@@ -38,6 +40,7 @@ from reasoning_jax.model import lora
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
 from reasoning_jax.model.flops import token_flops, train_flops
 from reasoning_jax.model.shardings import RULES
+from reasoning_jax.sampling_programs import pipeline_sampling
 from reasoning_jax.stages import prefer, sft
 from reasoning_jax.stages.trainee import initialiser as trained_initialiser
 from reasoning_jax.weights.model_source import ModelConfig, architecture_of, initialiser
@@ -61,12 +64,16 @@ def prefer_programs(config: PreferConfig) -> tuple[Program, ...]:
 
 
 def pipeline_programs(config: PipelineConfig) -> tuple[Program, ...]:
-    """Of the contrastive pipeline: a contrast model's step, the scoring, a method's step.
+    """Of the contrastive pipeline: sampling, a contrast model's step, the scoring, a method's step.
 
     The method is the last of the rows that trains on pairs: all of them have one shape.
     """
     contrast = contrast_model(config, config.seeds[0], "positive")
-    programs = [_sft_step(contrast, "contrast model step", "--contrast."), _scoring(config)]
+    programs = [
+        *pipeline_sampling(config),
+        _sft_step(contrast, "contrast model step", "--contrast."),
+        _scoring(config),
+    ]
     row = next((row for row in reversed(config.rows) if _trains_pairs(row)), None)
     if row is not None:
         programs.append(_prefer_step(method_config(config, config.seeds[0], row), "--train."))

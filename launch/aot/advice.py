@@ -3,16 +3,17 @@
 Dimension key: none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core_jax.errors import AlignaxError
 from core_jax.mesh import make_mesh
 from core_jax.programs import Program, Setting, held_bytes
 from launch.aot.chips import Chip
 from launch.aot.compiled import Memory, Outcome, compile_program
-from launch.aot.target import CannotCompileError, Target, load_target
+from launch.aot.target import Target, load_target
 
 NUM_SETTINGS = 3
+_GIB = 1 << 30
 
 
 def saved_bytes(setting: Setting, memory: Memory) -> int:
@@ -35,25 +36,42 @@ def least_slice(
     *,
     compile_on: Callable[[Program, Target], Outcome] = compile_program,
     load: Callable[[str], Target] = load_target,
+    known: Mapping[str, Outcome] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, Outcome] | None:
     """The smallest slice of a family that a program fits, with its outcome; None: it fits none.
 
     Slices that cannot hold what lies there before the program runs, or over which its mesh or
     batch does not split, are passed over without compiling.
+
+    Args:
+      program: to be placed.
+      chip: the family.
+      compile_on: compiles a program for a target.
+      load: describes a topology.
+      known: outcomes of slices, by name, that need not be compiled again.
+      say: is told what is done with each slice, as a compilation takes minutes.
     """
     for shape in chip.slices:
         name = f"{chip.name}:{shape}"
         try:
             target = load(name)
             mesh = make_mesh(program.mesh, target.devices)
-            held = sum(held_bytes(tree) for tree in program.held(mesh).values())
-        except CannotCompileError:
-            continue  # a shape that this compiler does not know
-        except AlignaxError:
-            continue  # a mesh or batch that does not split over so many devices
-        if held >= chip.usable_bytes:
+            trees = [*program.held(mesh).values(), *program.beside(mesh).values()]
+            held = sum(map(held_bytes, trees))
+        except AlignaxError as error:
+            # A shape that this compiler does not know, or over which the mesh or batch does not
+            # split.
+            say(f"{name}: passed over, {error}")
             continue
-        outcome = compile_on(program, target)
+        if held >= chip.usable_bytes:
+            say(f"{name}: passed over, {held / _GIB:.1f} GiB lie there before it runs")
+            continue
+        outcome = (known or {}).get(name)
+        if outcome is None:
+            say(f"{name}: compiling {program.name}")
+            outcome = compile_on(program, target)
+        say(f"{name}: {outcome.verdict}")
         if outcome.verdict == "fits":
             return name, outcome
     return None

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax.errors import JaxRuntimeError
-from jax.sharding import Mesh
 
+from core_jax.arrays import PyTree
 from core_jax.errors import AlignaxError
 from core_jax.mesh import make_mesh
 from core_jax.programs import Kind, Program, held_bytes
@@ -56,7 +56,8 @@ class Facts:
       moved_bytes: to and from HBM.
       collectives: of a step.
       kernels: hand-written kernels by name, with their runs.
-      unknown_loops: loops whose number of iterations is not known; they are counted once.
+      unknown_loops: loops whose number of iterations the text does not tell.
+      loop_steps: how often each of them is taken to run.
     """
 
     xla_flops: float
@@ -64,6 +65,7 @@ class Facts:
     collectives: tuple[Collective, ...]
     kernels: Mapping[str, float]
     unknown_loops: int
+    loop_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,19 +102,21 @@ def compile_program(program: Program, target: Target) -> Outcome:
     began = time.monotonic()
     shape: Mapping[str, int] = {}
     held: Mapping[Kind, int] = {}
+    beside: Mapping[Kind, int] = {}
     try:
         mesh = make_mesh(program.mesh, target.devices)
         shape = dict(mesh.shape)
-        held = _held(program, mesh)
+        held, beside = (_device_bytes(trees(mesh)) for trees in (program.held, program.beside))
         compiled = program.lower(mesh).compile(_options(target))
     except JaxRuntimeError as error:
         memory = _refused(str(error), held, target.chip.usable_bytes)
         reason = "" if memory else _first_line(error)
-        return _outcome(shape, memory, None, reason, began)
+        return _outcome(shape, memory and with_beside(memory, beside), None, reason, began)
     except (AlignaxError, NotImplementedError, ValueError) as error:
         return _outcome(shape, None, None, _first_line(error), began)
     memory = _memory(compiled.memory_analysis(), held, target.chip.usable_bytes)
-    return _outcome(shape, memory, read_facts(compiled, shape), "", began)
+    memory = with_beside(memory, beside)
+    return _outcome(shape, memory, read_facts(compiled, shape, program.loop_steps), "", began)
 
 
 def _options(target: Target) -> Any:
@@ -124,15 +128,16 @@ def _options(target: Target) -> Any:
     return {"xla_gpu_enable_triton_gemm": False} if target.chip.is_gpu else None
 
 
-def read_facts(compiled: Any, mesh_shape: Mapping[str, int]) -> Facts:
-    """Reads a compiled program's text."""
-    module = parse(compiled.as_text())
+def read_facts(compiled: Any, mesh_shape: Mapping[str, int], loop_steps: int = 1) -> Facts:
+    """Reads a compiled program's text; a loop of unknown length runs `loop_steps` times."""
+    module = parse(compiled.as_text(), loop_steps)
     return Facts(
         xla_flops=float((compiled.cost_analysis() or {}).get("flops", 0.0)),
         moved_bytes=hbm_bytes(module),
         collectives=collectives(module, mesh_shape),
         kernels=kernels(module),
         unknown_loops=module.unknown_loops,
+        loop_steps=loop_steps,
     )
 
 
@@ -149,9 +154,19 @@ def _outcome(
     )
 
 
-def _held(program: Program, mesh: Mesh) -> dict[Kind, int]:
-    """Bytes per device of what lies there before the program runs."""
-    return {kind: held_bytes(tree) for kind, tree in program.held(mesh).items()}
+def with_beside(memory: Memory, beside: Mapping[Kind, int]) -> Memory:
+    """The account of a program with what lies on the device as well, and is no argument of it."""
+    by_kind = {
+        kind: memory.by_kind.get(kind, 0) + beside.get(kind, 0)
+        for kind in (*memory.by_kind, *beside)
+    }
+    total = memory.total + sum(beside.values())
+    return dataclasses.replace(memory, by_kind=by_kind, total=total)
+
+
+def _device_bytes(trees: Mapping[Kind, PyTree]) -> dict[Kind, int]:
+    """Bytes per device of what lies there while the program runs."""
+    return {kind: held_bytes(tree) for kind, tree in trees.items()}
 
 
 def _memory(analysis: Any, held: Mapping[Kind, int], limit: int) -> Memory:

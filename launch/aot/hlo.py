@@ -75,7 +75,7 @@ class Module:
       computations: instructions by the computation's name.
       entry: name of the computation that runs.
       runs: by name how often a computation runs in a run of the program.
-      unknown_loops: loops whose number of iterations the text does not tell; counted once.
+      unknown_loops: loops whose number of iterations the text does not tell.
     """
 
     computations: Mapping[str, Sequence[Instruction]]
@@ -84,11 +84,12 @@ class Module:
     unknown_loops: int
 
 
-def parse(text: str) -> Module:
+def parse(text: str, unknown_trips: int = 1) -> Module:
     """Reads a program.
 
     Args:
       text: from `jax.stages.Compiled.as_text()`.
+      unknown_trips: how often a loop runs of which the text does not tell it.
     """
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
@@ -103,7 +104,7 @@ def parse(text: str) -> Module:
             instruction = _instruction(found[1], found[2])
             if instruction is not None:
                 current.append(instruction)
-    runs, unknown = _runs(computations, entry)
+    runs, unknown = _runs(computations, entry, unknown_trips)
     return Module(computations=computations, entry=entry, runs=runs, unknown_loops=unknown)
 
 
@@ -150,7 +151,7 @@ def _inside(text: str) -> str:
 
 
 def _runs(
-    computations: Mapping[str, Sequence[Instruction]], entry: str
+    computations: Mapping[str, Sequence[Instruction]], entry: str, unknown_trips: int
 ) -> tuple[Mapping[str, float], int]:
     """How often each computation runs, and the number of loops of unknown length."""
     callers: dict[str, list[tuple[str, float]]] = defaultdict(list)
@@ -162,7 +163,7 @@ def _runs(
                 trips = _trips(instruction, computations)
                 unknown += trips is None
             for other in called(instruction):
-                callers[other].append((name, 1.0 if trips is None else trips))
+                callers[other].append((name, unknown_trips if trips is None else trips))
     found: dict[str, float] = {entry: 1.0}
 
     def count(name: str) -> float:

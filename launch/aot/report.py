@@ -121,7 +121,8 @@ def _facts_lines(report: Report) -> list[str]:
         for one in facts.collectives
     ]
     if facts.unknown_loops:
-        lines.append(f"  loops of unknown length, counted once: {facts.unknown_loops}")
+        times_run = "once" if facts.loop_steps == 1 else f"{facts.loop_steps} times each"
+        lines.append(f"  loops of unknown length, counted {times_run}: {facts.unknown_loops}")
     named = ", ".join(f"{name} x {count:,.0f}" for name, count in facts.kernels.items())
     lines.append(f"  kernels: {named or 'none'}")
     links = ", ".join(f"{axes} {1e3 * time:.2f}" for axes, time in times.links.items())
@@ -208,6 +209,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "hbm_traffic": facts.moved_bytes,
             "collectives": [dataclasses.asdict(one) for one in facts.collectives],
             "unknown_loops": facts.unknown_loops,
+            "loop_steps": facts.loop_steps,
             "kernels": dict(facts.kernels),
             "roofline": dataclasses.asdict(times)
             | {"overlapped": times.overlapped, "serial": times.serial},

@@ -59,6 +59,7 @@ class Line:
 
 _TRAIN, _BEAM, _DPO = "train step", "candidates", "dpo step"
 _CONTRAST, _SCORE, _CDPO = "contrast model", "contrastive scoring", "position step"
+_TURN, _READ, _FILL, _DECODE = "weights for decoding", "prefill", "filling", "decoding"
 _PIPELINE = "reasoning.pipeline"
 
 LINES = (
@@ -82,6 +83,11 @@ LINES = (
     Line(job=_PIPELINE, preset="deepseek_math_7b_full", program=_CDPO, topology="v5e:4x8"),
     Line(job=_PIPELINE, preset="llama3_8b_pod", program=_SCORE, topology="v5e:4x4"),
     Line(job=_PIPELINE, preset="llama3_8b_pod", program=_CONTRAST, topology="v5e:4x4"),
+    *(
+        Line(job=_PIPELINE, preset=preset, program=program, topology=topology)
+        for preset, topology in (("llama3_8b_pod", "v5e:2x4"), ("llama3_8b_gpu", "a100:1"))
+        for program in (_TURN, _READ, _FILL, _DECODE)
+    ),
 )
 """What the table has, in its order."""
 

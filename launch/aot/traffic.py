@@ -2,8 +2,9 @@
 
 Every instruction reads its operands and writes its result; what lies in the chip's fast memory
 costs nothing. A fusion that only takes a slice of an operand reads the slice; one that only
-overwrites a slice writes the slice. So the weights of a layer, which a loop over layers takes out
-of a stack, count once and not as the stack.
+overwrites a slice, or scatters into it, writes the slice. So the weights of a layer, which a loop
+over layers takes out of a stack, count once and not as the stack, and a token that enters a cache
+of keys and values does not count as the cache.
 
 Dimension key: none.
 """
@@ -20,6 +21,8 @@ _FREE = {
 }  # fmt: skip
 """Move nothing by themselves; the computations that they call are counted."""
 _SLICES = ("dynamic-slice", "slice", "gather")
+_IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}
+"""Change a part of their first operand; which operand is as large as the part."""
 
 
 def hbm_bytes(module: Module) -> float:
@@ -55,20 +58,21 @@ def _moved(
         if one.operation in _FREE:
             continue
         body = computations.get(one.attribute("calls"), ()) if one.operation == "fusion" else ()
-        total += _written(one, body)
+        total += _written(one, body, instructions)
         for place, name in enumerate(one.operands):
             if name in results:
                 total += _read(one, results[name], place, body)
     return total
 
 
-def _written(one: Instruction, body: Sequence[Instruction]) -> float:
+def _written(one: Instruction, body: Sequence[Instruction], around: Sequence[Instruction]) -> float:
     """Bytes of the result that go to HBM."""
     off_chip = sum(array.bytes for array in one.result if not array.on_chip)
     last = body[-1] if body else one
-    if last.operation == "dynamic-update-slice" and len(last.operands) > 1:
-        sizes = {inner.name: inner.result_bytes for inner in body}
-        return min(off_chip, sizes.get(last.operands[1], off_chip))
+    part = _IN_PLACE.get(last.operation, len(last.operands))
+    if part < len(last.operands):
+        sizes = {inner.name: inner.result_bytes for inner in body or around}
+        return min(off_chip, sizes.get(last.operands[part], off_chip))
     return off_chip
 
 
@@ -77,7 +81,7 @@ def _read(one: Instruction, source: Instruction, place: int, body: Sequence[Inst
     whole = sum(array.bytes for array in source.result if not array.on_chip)
     if one.operation in _SLICES:
         return min(whole, one.result_bytes)
-    if one.operation == "dynamic-update-slice":
+    if one.operation in _IN_PLACE:
         return 0.0 if place == 0 else whole
     inner = next(
         (
@@ -96,9 +100,9 @@ def _read(one: Instruction, source: Instruction, place: int, body: Sequence[Inst
 def _touches_slice(user: Instruction, operand: str | None) -> bool:
     """Whether an instruction of a fusion reads or overwrites a part of an operand alone."""
     first = bool(user.operands) and user.operands[0] == operand
-    return first and user.operation in (*_SLICES, "dynamic-update-slice")
+    return first and user.operation in (*_SLICES, *_IN_PLACE)
 
 
 def _slice_bytes(user: Instruction, body: Sequence[Instruction]) -> int:
     """Bytes of the part; an overwritten one is not read."""
-    return 0 if user.operation == "dynamic-update-slice" else user.result_bytes
+    return 0 if user.operation in _IN_PLACE else user.result_bytes

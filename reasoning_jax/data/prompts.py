@@ -86,13 +86,19 @@ def render_prompt(problem: Problem, config: PromptConfig, template: ChatTemplate
             messages.insert(0, Message(role="system", content=config.system))
         return Prompt(text=template.render(messages, add_generation_prompt=True), special=True)
     asks, answers = _HEADS[config.style]
+    text = f"{example_text(config.style)}{asks} {problem.question}\n{answers}"
+    return Prompt(text=text, special=False)
+
+
+def example_text(style: PromptStyle) -> str:
+    """The worked examples before a question, with what divides them from it; "" without any."""
     shots = {PromptStyle.WORD_SHOTS: WORD_PROBLEMS, PromptStyle.LATEX_SHOTS: LATEX_PROBLEMS}
-    blocks = [
-        f"{asks} {question}\n{answers} {solution}"
-        for question, solution in shots.get(config.style, ())
-    ]
-    blocks.append(f"{asks} {problem.question}\n{answers}")
-    return Prompt(text="\n\n".join(blocks), special=False)
+    if style not in shots:
+        return ""
+    asks, answers = _HEADS[style]
+    return "".join(
+        f"{asks} {question}\n{answers} {solution}\n\n" for question, solution in shots[style]
+    )
 
 
 def stop_strings(style: PromptStyle) -> tuple[str, ...]:

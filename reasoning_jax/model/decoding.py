@@ -17,11 +17,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.mesh import BATCH_AXES
 from core_jax.nn.stack import layers_apart
-from reasoning_jax.model.attention import MASKED_SCORE, AttentionKernel, attend_causally
+from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
 
@@ -157,6 +159,7 @@ def insert_rows(
     prompts: Int[Array, "I"],
     rows: Int[Array, "I"],
     count: Int[Array, ""],
+    mesh: Mesh | None = None,
 ) -> KvCache:
     """Copies prompts into rows of the cache; the other rows stay where they are in memory.
 
@@ -166,16 +169,22 @@ def insert_rows(
       prompts: which prompt each written row takes.
       rows: the rows to write.
       count: how many entries of `prompts` and `rows` count.
+      mesh: where both are, if on several devices.
     """
 
-    def write(index: Array, cache: KvCache) -> KvCache:
-        def place(layer: Array, prefilled_PKTX: Array) -> Array:
+    def place(layer: Array, prefilled_PKTX: Array) -> Array:
+        if mesh is not None:
+            # Any device's row may take any prompt: each part travels once, and not once per row.
+            everywhere = NamedSharding(mesh, PartitionSpec(None, "tensor"))
+            prefilled_PKTX = jax.lax.with_sharding_constraint(prefilled_PKTX, everywhere)
+
+        def write(index: Array, layer: Array) -> Array:
             prompt_1KTX = jax.lax.dynamic_slice_in_dim(prefilled_PKTX, prompts[index], 1)
             return jax.lax.dynamic_update_slice(layer, prompt_1KTX, (rows[index], 0, 0, 0))
 
-        return jax.tree.map(place, cache, prefilled)
+        return jax.lax.fori_loop(0, count, write, layer)
 
-    return jax.lax.fori_loop(0, count, write, cache)
+    return jax.tree.map(place, cache, prefilled)
 
 
 def prefill(
@@ -184,7 +193,7 @@ def prefill(
     tokens: Int[Array, "P T"],
     lengths: Int[Array, "P"],
     dtype: jnp.dtype,
-    kernel: AttentionKernel = AttentionKernel.AUTO,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "V P"], KvCache]:
     """Reads whole prompts.
 
@@ -194,8 +203,8 @@ def prefill(
       tokens: one prompt per row, from its start.
       lengths: tokens of each prompt, at least 1; what follows is padding.
       dtype: of the cache.
-      kernel: how attention is computed; EINSUM where weights lie on several devices, since the
-        compiler cannot split a kernel.
+      mesh: where weights and prompts are; its devices choose the kernel of attention, and with
+        several it works on each one's own prompts and key heads. None: the default device.
 
     Returns:
       Logits float32 of the token after each prompt, and its keys and values, T slots per row.
@@ -205,7 +214,7 @@ def prefill(
     cos_TY, sin_TY = rotation(jnp.arange(length), frequencies)
     angles = (cos_TY[None, :, None], sin_TY[None, :, None])
     is_token_PT = jnp.arange(length)[None] < lengths[:, None]
-    hidden_DN = weights.embed[tokens.reshape(-1)].T
+    hidden_DN = _over_batch(weights.embed[tokens.reshape(-1)].T, mesh)
     keys, values = [], []
     for layer in weights.layers:
         normed_DN = _norm_columns(hidden_DN, layer.attention_norm, config.norm_eps)
@@ -219,12 +228,12 @@ def prefill(
             new_keys,
             new_values,
             segment_ids=is_token_PT.astype(jnp.int32),
-            kernel=kernel,
+            mesh=mesh,
         )
         mixed_HXN = mixed_PTHX.reshape(-1, config.num_heads, config.head_dim).transpose(1, 2, 0)
         hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)
         normed_DN = _norm_columns(hidden_DN, layer.mlp_norm, config.norm_eps)
-        hidden_DN = hidden_DN + _gated_mlp(layer, normed_DN)
+        hidden_DN = _over_batch(hidden_DN + _gated_mlp(layer, normed_DN), mesh)
         keys.append(new_keys.swapaxes(1, 2).astype(dtype))
         values.append(new_values.swapaxes(1, 2).astype(dtype))
     last_P = jnp.arange(num_prompts) * length + lengths - 1
@@ -270,6 +279,15 @@ def decode_step(
     return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
 
 
+def _over_batch(hidden_DN: Array, mesh: Mesh | None) -> Array:
+    """Tokens over the batch axes: with so many of them, it is weights that should travel."""
+    if mesh is None:
+        return hidden_DN
+    return jax.lax.with_sharding_constraint(
+        hidden_DN, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    )
+
+
 def _head(config: DecoderConfig, weights: DecodingWeights, hidden_DB: Array) -> Array:
     """Logits [V, B] of every column."""
     hidden_DB = _norm_columns(hidden_DB, weights.final_norm, config.norm_eps)
@@ -310,15 +328,19 @@ def _attend(
         part.transpose(2, 0, 1) for part in _project(layer, normed_DB)
     )
     queries_BHX = rotate(queries_BHX, *angles)
-    rows_B = np.arange(positions_B.shape[0])
+    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
+    # One row of X numbers per (row, head): a compiler that scatters [K, X] at once would lay slots
+    # outside heads, and copy the cache there and back in every step.
+    at_BK = (
+        np.arange(batch)[:, None],
+        np.arange(num_kv_heads)[None],
+        jnp.broadcast_to(positions_B[:, None], (batch, num_kv_heads)),
+    )
     in_place = {"unique_indices": True, "indices_are_sorted": True, "mode": "drop"}
-    keys_BKSX = keys_BKSX.at[rows_B, :, positions_B].set(
+    keys_BKSX = keys_BKSX.at[at_BK].set(
         rotate(new_keys_BKX, *angles).astype(keys_BKSX.dtype), **in_place
     )
-    values_BKSX = values_BKSX.at[rows_B, :, positions_B].set(
-        new_values_BKX.astype(values_BKSX.dtype), **in_place
-    )
-    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
+    values_BKSX = values_BKSX.at[at_BK].set(new_values_BKX.astype(values_BKSX.dtype), **in_place)
     grouped_BKGX = queries_BHX.reshape(batch, num_kv_heads, -1, head_dim)
     scores_BKGS = jnp.einsum(
         "bkgx,bksx->bkgs",

@@ -67,7 +67,7 @@ class EngineConfig:
     num_rows: int = 32
     """Responses that are sampled side by side."""
     prompts_per_prefill: int = 8
-    """Prompts that are read in one go."""
+    """Prompts that are read in one go; on a mesh, rounded up to a multiple of its batch shards."""
     steps_per_chunk: int = 16
     """Tokens per row between two looks of the host: at stop strings, at rows to fill again."""
     prompt_multiple: int = 16

@@ -11,30 +11,34 @@ Dimension key: B rows, P prompts, T tokens of a prompt, I rows to fill, V vocabu
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from core_jax.arrays import Array
 from core_jax.errors import ConfigError, DataError
-from core_jax.mesh import BATCH_AXES
-from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.decoding import DecodingWeights, KvCache, grow_cache
-from reasoning_jax.model.shardings import CACHE_SPEC
-from reasoning_jax.sampling.config import CacheDtype, EngineConfig, SamplingConfig
+from reasoning_jax.model.decoding import DecodingWeights, KvCache
+from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
 from reasoning_jax.sampling.rows import (
     NO_TOKEN,
     Filling,
     Rows,
     decode_chunk,
-    empty_rows,
     fill_rows,
+    fresh_rows,
+    grow_rows,
     read_prompts,
+)
+from reasoning_jax.sampling.shapes import (
+    cache_dtype,
+    check_rows,
+    grown_slots,
+    needed_slots,
+    on_every_device,
+    pad_prompts,
 )
 from reasoning_jax.text.joint import first_stop
 
@@ -110,8 +114,8 @@ def sample(
       engine: rows, chunks.
       decode: to look for stop strings, and for the text.
       eos_ids: tokens that end a response.
-      mesh: where the weights are, if on several devices; rows are spread over its batch axes,
-        key heads over `tensor`.
+      mesh: where the weights are, if on several devices; rows and prompts are spread over its
+        batch axes, key heads over `tensor`. Its devices belong to this process.
 
     Yields:
       One completion per request.
@@ -121,34 +125,38 @@ def sample(
       ConfigError: responses as long as the context; rows that the mesh does not divide.
     """
     _check(config, requests, sampling)
-    place = _placement(mesh, engine)
+    check_rows(engine, mesh)
     waiting = list(reversed(requests))
-    dtype = _cache_dtype(config, engine)
-    kernel = AttentionKernel.AUTO if mesh is None else AttentionKernel.EINSUM
-    eos = jnp.asarray(list(eos_ids) or [NO_TOKEN - 1], jnp.int32)
+    dtype = cache_dtype(config, engine, mesh)
+    eos = on_every_device(np.asarray(list(eos_ids) or [NO_TOKEN - 1], np.int32), mesh)
     in_use: dict[int, _Row] = {}
     rows: Rows | None = None
     group: _Group | None = None
-    while waiting or in_use or (group is not None and group.requests):
-        while len(in_use) < engine.num_rows and (waiting or (group and group.requests)):
-            if group is None or not group.requests:
-                group = _read_group(config, weights, waiting, engine, dtype, kernel)
+    while waiting or in_use or group is not None:
+        while len(in_use) < engine.num_rows and (waiting or group is not None):
+            if group is None:
+                group = _read_group(config, weights, waiting, engine, dtype, mesh)
             if not in_use:
                 rows = None  # a fresh batch starts with as few slots as it needs
-            rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, place)
+            rows, filled = _fill(config, sampling, engine, rows, group, in_use, eos, mesh)
             in_use |= filled
+            if not group.requests:
+                group = None  # its cache is freed before the next is read
             yield from _take_finished(in_use, rows.is_done, sampling, decode, eos_ids)
         if not in_use:
             continue
         assert rows is not None, "rows in use have a state"
         room = _with_room(rows, in_use, engine, config)
-        decoded, drawn = decode_chunk(config, sampling, engine.steps_per_chunk, weights, room, eos)
-        rows = decoded
+        decoded, drawn = decode_chunk(
+            config, sampling, engine.steps_per_chunk, weights, room, eos, mesh
+        )
+        rows, is_done = decoded, decoded.is_done
+        del decoded, room  # a drained batch must not stay beside the next
         for step in np.asarray(drawn):
             for index, row in in_use.items():
                 if step[index] != NO_TOKEN:
                     row.tokens.append(int(step[index]))
-        yield from _take_finished(in_use, decoded.is_done, sampling, decode, eos_ids)
+        yield from _take_finished(in_use, is_done, sampling, decode, eos_ids)
 
 
 def _check(
@@ -171,41 +179,13 @@ def _check(
         )
 
 
-def _cache_dtype(config: DecoderConfig, engine: EngineConfig) -> jnp.dtype:
-    """The cache's dtype on this backend."""
-    if engine.cache_dtype is not CacheDtype.AUTO:
-        return jnp.dtype(engine.cache_dtype.value)
-    return jnp.dtype("float32") if jax.default_backend() == "cpu" else config.dtype.dtype
-
-
-def _placement(mesh: Mesh | None, engine: EngineConfig) -> Callable[[Rows], Rows]:
-    """Spreads fresh rows over the mesh; without one they stay on the default device."""
-    if mesh is None:
-        return lambda rows: rows
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if engine.num_rows % shards:
-        raise ConfigError(
-            f"engine.num_rows is {engine.num_rows}, which does not split over the mesh's {shards} "
-            f"batch shards; set it to a multiple of {shards}"
-        )
-
-    def place(rows: Rows) -> Rows:
-        by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-        shardings = jax.tree.map(lambda _: by_row, rows)
-        by_head = NamedSharding(mesh, CACHE_SPEC)
-        cache = jax.tree.map(lambda _: by_head, rows.cache)
-        return jax.device_put(rows, dataclasses.replace(shardings, cache=cache))
-
-    return place
-
-
 def _read_group(
     config: DecoderConfig,
     weights: DecodingWeights,
     waiting: list[SampleRequest],
     engine: EngineConfig,
     dtype: jnp.dtype,
-    kernel: AttentionKernel,
+    mesh: Mesh | None,
 ) -> _Group:
     """Takes the next problems' requests from the end of `waiting` and reads their prompts."""
     requests: list[SampleRequest] = []
@@ -217,14 +197,8 @@ def _read_group(
         if prompts.setdefault(request.problem_id, request.prompt) != request.prompt:
             raise DataError(f"problem '{request.problem_id}' is asked for with two prompts")
         requests.append(waiting.pop())
-    longest = max(map(len, prompts.values()))
-    length = -(-longest // engine.prompt_multiple) * engine.prompt_multiple
-    tokens_PT = np.zeros((engine.prompts_per_prefill, length), np.int32)
-    lengths_P = np.ones((engine.prompts_per_prefill,), np.int32)
-    for index, prompt in enumerate(prompts.values()):
-        tokens_PT[index, : len(prompt)] = prompt
-        lengths_P[index] = len(prompt)
-    logits_VP, cache = read_prompts(config, weights, tokens_PT, lengths_P, dtype, kernel)
+    tokens, lengths = pad_prompts(list(prompts.values()), engine, mesh)
+    logits_VP, cache = read_prompts(config, weights, tokens, lengths, dtype, mesh)
     indices = {problem_id: index for index, problem_id in enumerate(prompts)}
     return _Group(requests=requests, indices=indices, logits=logits_VP, cache=cache)
 
@@ -237,7 +211,7 @@ def _fill(
     group: _Group,
     in_use: dict[int, _Row],
     eos: Array,
-    place: Callable[[Rows], Rows],
+    mesh: Mesh | None,
 ) -> tuple[Rows, dict[int, _Row]]:
     """Puts as many of the group's requests into free rows as there are."""
     free = [index for index in range(engine.num_rows) if index not in in_use]
@@ -245,9 +219,9 @@ def _fill(
     del group.requests[: len(free)]
     num_slots = group.cache.num_slots
     dtype = group.cache.keys[0].dtype
-    target = rows or place(empty_rows(config, engine.num_rows, num_slots, dtype))
+    target = rows or fresh_rows(config, engine.num_rows, num_slots, dtype, mesh)
     if target.cache.num_slots < num_slots:
-        target = dataclasses.replace(target, cache=grow_cache(target.cache, num_slots))
+        target = grow_rows(target, num_slots)
     numbers = np.zeros((6, engine.num_rows), np.uint32)
     numbers[1] = np.resize(free, engine.num_rows)
     for entry, request in enumerate(taken):
@@ -270,7 +244,16 @@ def _fill(
         samples=numbers[5],
         count=np.int32(len(taken)),
     )
-    filled, first = fill_rows(config, sampling, target, group.logits, group.cache, filling, eos)
+    filled, first = fill_rows(
+        config,
+        sampling,
+        target,
+        group.logits,
+        group.cache,
+        on_every_device(filling, mesh),
+        eos,
+        mesh,
+    )
     first_B = np.asarray(first)
     return filled, {
         index: _Row(request, [int(first_B[index])])
@@ -288,11 +271,10 @@ def _with_room(
 ) -> Rows:
     """Grows the cache so that the next chunk fits."""
     longest = max(len(row.request.prompt) + len(row.tokens) for row in in_use.values())
-    needed = min(longest + engine.steps_per_chunk, config.max_positions)
+    needed = needed_slots(config, engine, longest)
     if needed <= rows.cache.num_slots:
         return rows
-    num_slots = -(-needed // engine.slots_multiple) * engine.slots_multiple
-    return dataclasses.replace(rows, cache=grow_cache(rows.cache, num_slots))
+    return grow_rows(rows, grown_slots(engine, needed))
 
 
 def _take_finished(

@@ -1,4 +1,8 @@
-"""The rows that are decoded side by side: their state on the device, and the two jitted programs.
+"""The rows that are decoded side by side: their state on the device, and the jitted programs.
+
+Each program takes the mesh on which weights and rows lie, None for the default device, and leaves
+its results where the next program takes them: rows and prompts over the batch axes, key heads over
+`tensor`.
 
 Dimension key: B rows, P prompts, T tokens of a prompt, I rows to fill, C steps of a chunk,
 V vocabulary.
@@ -9,18 +13,21 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Key, PyTree
-from reasoning_jax.model.attention import AttentionKernel
+from core_jax.mesh import BATCH_AXES, batch_sharding
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import (
     DecodingWeights,
     KvCache,
     decode_step,
     empty_cache,
+    grow_cache,
     insert_rows,
     prefill,
 )
+from reasoning_jax.model.shardings import CACHE_SPEC
 from reasoning_jax.sampling.choice import choose_tokens
 from reasoning_jax.sampling.config import SamplingConfig
 
@@ -88,20 +95,63 @@ def empty_rows(config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp.
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype", "kernel"))
+def row_shardings(rows: Rows, mesh: Mesh) -> Rows:
+    """Where rows, or their shapes, are on a mesh."""
+    cache = jax.tree.map(lambda _: NamedSharding(mesh, CACHE_SPEC), rows.cache)
+    spread = jax.tree.map(lambda _: batch_sharding(mesh), rows)
+    return dataclasses.replace(spread, cache=cache)
+
+
+def fresh_rows(
+    config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp.dtype, mesh: Mesh | None
+) -> Rows:
+    """`empty_rows`, made where they are to be: no device could hold the cache of all."""
+    make = functools.partial(empty_rows, config, num_rows, num_slots, dtype)
+    if mesh is None:
+        return make()
+    return jax.jit(make, out_shardings=row_shardings(jax.eval_shape(make), mesh))()
+
+
+def grow_rows(rows: Rows, num_slots: int) -> Rows:
+    """The same rows with room for `num_slots` tokens each.
+
+    Args:
+      rows: given up by the caller: each part of its cache is deleted once it is copied, so that
+        no more than one part is there twice.
+      num_slots: at least as many as there are.
+    """
+
+    def grow(part: Array) -> Array:
+        grown = grow_cache(KvCache(keys=(part,), values=()), num_slots).keys[0]
+        part.delete()
+        return grown
+
+    return dataclasses.replace(rows, cache=jax.tree.map(grow, rows.cache))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "mesh"))
 def read_prompts(
     config: DecoderConfig,
     weights: DecodingWeights,
     tokens: Int[Array, "P T"],
     lengths: Int[Array, "P"],
     dtype: jnp.dtype,
-    kernel: AttentionKernel,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "V P"], KvCache]:
     """`prefill`, compiled."""
-    return prefill(config, weights, tokens, lengths, dtype, kernel)
+    logits_VP, cache = prefill(config, weights, tokens, lengths, dtype, mesh)
+    if mesh is None:
+        return logits_VP, cache
+    return jax.lax.with_sharding_constraint(
+        (logits_VP, cache),
+        (
+            NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
+            jax.tree.map(lambda _: NamedSharding(mesh, CACHE_SPEC), cache),
+        ),
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="rows")
+@functools.partial(jax.jit, static_argnames=("config", "sampling", "mesh"), donate_argnames="rows")
 def fill_rows(
     config: DecoderConfig,
     sampling: SamplingConfig,
@@ -110,6 +160,7 @@ def fill_rows(
     prefilled: KvCache,
     filling: Filling,
     eos_ids: Int[Array, "E"],
+    mesh: Mesh | None = None,
 ) -> tuple[Rows, Int[Array, "B"]]:
     """Puts prompts into rows and draws the first token of each.
 
@@ -131,18 +182,20 @@ def fill_rows(
     is_last_I = first_I[:, None] == eos_ids[None]
     is_done_I = jnp.any(is_last_I, axis=1) | (filling.lengths >= filling.last_positions)
     filled = Rows(
-        cache=insert_rows(rows.cache, prefilled, filling.prompts, filling.rows, filling.count),
+        cache=insert_rows(
+            rows.cache, prefilled, filling.prompts, filling.rows, filling.count, mesh
+        ),
         tokens=put(rows.tokens, first_I),
         positions=put(rows.positions, filling.lengths),
         last_positions=put(rows.last_positions, filling.last_positions),
         keys=put(rows.keys, keys_I),
         is_done=put(rows.is_done, is_done_I),
     )
-    return filled, put(jnp.full((num_rows,), NO_TOKEN, jnp.int32), first_I)
+    return _spread(filled, mesh), put(jnp.full((num_rows,), NO_TOKEN, jnp.int32), first_I)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "sampling", "num_steps"), donate_argnames="rows"
+    jax.jit, static_argnames=("config", "sampling", "num_steps", "mesh"), donate_argnames="rows"
 )
 def decode_chunk(
     config: DecoderConfig,
@@ -151,6 +204,7 @@ def decode_chunk(
     weights: DecodingWeights,
     rows: Rows,
     eos_ids: Int[Array, "E"],
+    mesh: Mesh | None = None,
 ) -> tuple[Rows, Int[Array, "C B"]]:
     """Gives every row that is not done up to `num_steps` more tokens.
 
@@ -181,7 +235,14 @@ def decode_chunk(
     _, rows, drawn_CB = jax.lax.while_loop(
         goes_on, one_step, (jnp.zeros((), jnp.int32), rows, drawn_CB)
     )
-    return rows, drawn_CB
+    return _spread(rows, mesh), drawn_CB
+
+
+def _spread(rows: Rows, mesh: Mesh | None) -> Rows:
+    """Rows where they came from, so that they are changed in place and fit the next program."""
+    if mesh is None:
+        return rows
+    return jax.lax.with_sharding_constraint(rows, row_shardings(rows, mesh))
 
 
 def _draw(

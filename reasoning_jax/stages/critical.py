@@ -37,11 +37,11 @@ from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.prompts import stop_strings
 from reasoning_jax.data.trajectories import Trajectory
-from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.decoding import DecodingWeights
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.sampling.engine import sample
 from reasoning_jax.sampling.rows import read_prompts
+from reasoning_jax.sampling.shapes import pad_prompts
 from reasoning_jax.sampling.weights import turner
 from reasoning_jax.stages.critical_results import CRITICAL, SOLUTIONS, write_results
 from reasoning_jax.stages.judge import Judge
@@ -155,6 +155,7 @@ def _roll_out(
     problems = {problem.problem_id: problem for problem in load_problems(sampled.problems)}
     _check_solutions(solutions, model, problems)
     weights = turner(model.config, model.params, mesh)(model.params)
+    model = dataclasses.replace(model, params={})  # room: decoding reads a copy
     sampling = SamplingConfig(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -270,18 +271,12 @@ def _replacements(
     ]
     units = []
     engine = sampled.engine
-    kernel = AttentionKernel.AUTO if mesh.size == 1 else AttentionKernel.EINSUM
+    where = mesh if mesh.size > 1 else None
     for start in range(0, len(kept), engine.prompts_per_prefill):
         group = kept[start : start + engine.prompts_per_prefill]
-        longest = max(len(unit.prompt) for unit in group)
-        length = -(-longest // engine.prompt_multiple) * engine.prompt_multiple
-        tokens_PT = np.zeros((engine.prompts_per_prefill, length), np.int32)
-        lengths_P = np.ones((engine.prompts_per_prefill,), np.int32)
-        for index, unit in enumerate(group):
-            tokens_PT[index, : len(unit.prompt)] = unit.prompt
-            lengths_P[index] = len(unit.prompt)
+        tokens, lengths = pad_prompts([unit.prompt for unit in group], engine, where)
         logits_VP, _ = read_prompts(
-            model.config, weights, tokens_PT, lengths_P, jnp.dtype("float32"), kernel
+            model.config, weights, tokens, lengths, jnp.dtype("float32"), where
         )
         for index, unit in enumerate(group):
             drawn = draw_others(

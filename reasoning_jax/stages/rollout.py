@@ -76,6 +76,7 @@ def _roll_out(config: EvaluateConfig, folder: pathlib.Path) -> Mapping[str, Any]
         bar.update(len(writer.done))
         requests = _requests(problems, prompts, model, sampling.num_samples, writer.done)
         weights = turner(model.config, model.params, mesh)(model.params)
+        model = dataclasses.replace(model, params={})  # room: decoding reads a copy
         identity = fingerprint({"weights": model.fingerprint, "sampling": sampling})
         graded = functools.partial(
             _trajectories, judge, prompts=prompts, config=config, model=model, identity=identity

@@ -29,6 +29,8 @@ def test_computations_run_as_often_as_their_loop():
 def test_a_loop_that_does_not_tell_its_length_counts_once_and_is_counted():
     module = parse(TEXT.replace("direction=LT", "direction=NE"))
     assert (module.unknown_loops, module.runs["body"]) == (1, 1)
+    assert parse(TEXT.replace("direction=LT", "direction=NE"), 11).runs["body"] == 11
+    assert parse(TEXT, 11).runs["body"] == 5
 
 
 def test_a_known_trip_count_is_believed():
@@ -85,3 +87,27 @@ def test_traffic_counts_slices_of_stacks_and_nothing_on_the_chip():
     counters = 5 * 4 * 4
     after = 2 * ARRAY + 3 * ARRAY
     assert hbm_bytes(parse(TEXT)) == pytest.approx(5 * per_layer + after, abs=2 * counters)
+
+
+def test_a_scatter_into_a_cache_moves_what_is_scattered():
+    """Reads 4 places and 4 rows of 64 numbers, writes the rows; the 512 others stay."""
+    text = """HloModule jit_step, is_scheduled=true
+
+%put (cache: f32[512,64], at: s32[4,1], new: f32[4,64]) -> f32[512,64] {
+  %cache = f32[512,64]{1,0} parameter(0)
+  %at = s32[4,1]{1,0} parameter(1)
+  %new = f32[4,64]{1,0} parameter(2)
+  ROOT %scatter = f32[512,64]{1,0} scatter(%cache, %at, %new), update_window_dims={1}
+}
+
+ENTRY %main (c: f32[512,64], a: s32[4,1], n: f32[4,64]) -> f32[512,64] {
+  %c = f32[512,64]{1,0} parameter(0)
+  %a = s32[4,1]{1,0} parameter(1)
+  %n = f32[4,64]{1,0} parameter(2)
+  ROOT %out = f32[512,64]{1,0} fusion(%c, %a, %n), kind=kInput, calls=%put
+}
+"""
+    moved = 4 * 4 + 2 * 4 * 64 * 4
+    assert hbm_bytes(parse(text)) == moved
+    plain = text.replace("fusion(%c, %a, %n), kind=kInput, calls=%put", "scatter(%c, %a, %n)")
+    assert hbm_bytes(parse(plain)) == moved

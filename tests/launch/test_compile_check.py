@@ -1,5 +1,6 @@
 """The command with a compiler that is made up: verdicts, exit codes, advice, the least slice."""
 
+import dataclasses
 import json
 import math
 
@@ -13,7 +14,7 @@ from core_jax.programs import Kind, Program, train_settings
 from launch.aot.advice import best_settings, least_slice
 from launch.aot.chips import CHIPS
 from launch.aot.collectives import Collective
-from launch.aot.compiled import Facts, Memory, Outcome, _refused
+from launch.aot.compiled import Facts, Memory, Outcome, _refused, with_beside
 from launch.aot.target import CannotCompileError, Target, load_target, parse_name
 from launch.compile_check import main
 from tests.launch.fake_jobs import large, small
@@ -133,6 +134,33 @@ def test_does_not_fit_by_how_much_and_what_would_help(run):
     assert out.index("--model.remat full") < out.index("--pretrain.num-microbatches 2")
 
 
+def test_the_least_slice_is_told_and_none_is_compiled_twice(run):
+    """The 13 GiB of parameters lie on one chip, but do not fit; 2 x 2 is known from before."""
+    code, out, err = run(f"{ONE} --least", outcome(LIMIT), outcome(LIMIT + 1))
+    assert code == 0
+    assert "least slice of this family: v5e:2x2" in out
+    assert err.splitlines() == [
+        "v5e:1x1: compiling train step",
+        "v5e:1x1: does not fit",
+        "v5e:2x2: fits",
+    ]
+
+
+def test_what_the_search_passes_over_is_told():
+    """31 GiB of parameters do not lie on one chip; here are no more than 8 devices."""
+    told = []
+    small = program(parameters=31 * GIB)
+    least_slice(
+        small,
+        CHIPS["v5e"],
+        compile_on=lambda one, target: outcome(LIMIT + 1),
+        load=load,
+        say=told.append,
+    )
+    assert told[0] == "v5e:1x1: passed over, 31.0 GiB lie there before it runs"
+    assert told[-1].startswith("v5e:16x16: passed over, 'v5e:16x16' has more devices")
+
+
 def test_cannot_be_compiled(run):
     code, out, _ = run(ONE, outcome(0, reason="NotImplementedError: no sort on this core"))
     assert code == 4
@@ -228,6 +256,29 @@ def test_what_the_compiler_says_of_memory(message, total, limit):
     memory = _refused(message, {Kind.PARAMETERS: 600}, LIMIT)
     assert (memory.total, memory.limit, memory.is_exact) == (total, limit, False)
     assert sum(memory.by_kind.values()) == total
+
+
+def test_what_lies_beside_a_program_is_counted():
+    memory = Memory(by_kind={Kind.CACHE: 7, Kind.CODE: 1}, total=8, limit=9, is_exact=True)
+    found = with_beside(memory, {Kind.CACHE: 2, Kind.PARAMETERS: 3})
+    assert found.by_kind == {Kind.CACHE: 9, Kind.CODE: 1, Kind.PARAMETERS: 3}
+    assert (found.total, found.over) == (13, 4)
+
+
+def test_the_least_slice_has_room_for_what_lies_beside():
+    """31 GiB of parameters and 130 GiB beside them: no slice of fewer than 16 chips holds them."""
+    one = program(parameters=31 * GIB)
+    beside = program(parameters=130 * GIB).held
+    tried = []
+
+    def compile_on(_, target):
+        tried.append(target.name)
+        return outcome(LIMIT)
+
+    with_more = dataclasses.replace(one, beside=beside)
+    assert least_slice(with_more, CHIPS["v5e"], compile_on=compile_on, load=load) is None
+    assert not tried
+    assert least_slice(one, CHIPS["v5e"], compile_on=compile_on, load=load) is not None
 
 
 @pytest.mark.parametrize(

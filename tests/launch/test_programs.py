@@ -81,8 +81,8 @@ def test_programs_lower_for_a_mesh(job, flags, names):
         assert one.tokens > 0
 
 
-def test_a_contrastive_pipeline_has_three_programs():
-    found = programs("reasoning.pipeline", "--preset", "llama3_8b_pod")
+def test_a_contrastive_pipeline_samples_and_has_three_more_programs():
+    found = programs("reasoning.pipeline", "--preset", "llama3_8b_pod")[4:]
     assert [one.name for one in found] == [
         "contrast model step, LoRA rank 8",
         "contrastive scoring",
@@ -135,6 +135,14 @@ def test_a_tiny_step_compiles_for_a_slice(capsys):
     out = capsys.readouterr().out
     assert "train step on v5e:2x2 (data=4): FITS" in out
     assert "ragged-dot-none" in out  # the grouped product, though this process runs on a CPU
+
+
+@needs_libtpu
+def test_the_least_slice_of_a_tiny_step_is_one_chip(capsys):
+    assert main(["rec.pretrain", *TINY_REC, "--topology", "v5e:2x2", "--least"]) == 0
+    out, err = capsys.readouterr()
+    assert "least slice of this family: v5e:1x1" in out
+    assert "v5e:1x1: fits" in err and "2x2" not in err
 
 
 @needs_libtpu
