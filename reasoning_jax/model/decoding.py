@@ -20,8 +20,9 @@ import numpy as np
 
 from core_jax.arrays import Array, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.stack import layers_apart
-from reasoning_jax.model.attention import MASKED_SCORE, AttentionKernel, attend_causally
+from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
 

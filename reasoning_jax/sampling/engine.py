@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from core_jax.arrays import Array
 from core_jax.errors import ConfigError, DataError
 from core_jax.mesh import BATCH_AXES
-from reasoning_jax.model.attention import AttentionKernel
+from core_jax.nn.flash_attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import DecodingWeights, KvCache, grow_cache
 from reasoning_jax.model.shardings import CACHE_SPEC

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from core_jax.arrays import Array, Float, Int, Key, PyTree
-from reasoning_jax.model.attention import AttentionKernel
+from core_jax.nn.flash_attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoding import (
     DecodingWeights,

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from core_jax.config import fingerprint
 from core_jax.errors import DataError
 from core_jax.mesh import make_mesh
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.run_folder import run_stage, stage_folder
 from reasoning_jax.align.critical import CriticalConfig, CriticalToken, critical_token
 from reasoning_jax.align.prefix_rollouts import (
@@ -37,7 +38,6 @@ from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.data.load import load_problems
 from reasoning_jax.data.prompts import stop_strings
 from reasoning_jax.data.trajectories import Trajectory
-from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.decoding import DecodingWeights
 from reasoning_jax.sampling.config import SamplingConfig
 from reasoning_jax.sampling.engine import sample

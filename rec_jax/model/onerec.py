@@ -75,7 +75,11 @@ def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
         "embeddings": init_embeddings(config, key=embeddings_key),
         "encoder": {
             "layers": init_stack(
-                EncoderLayer(config), config.num_encoder_layers, tokens, visible, key=encoder_key
+                EncoderLayer(config),
+                config.num_encoder_layers,
+                tokens,
+                visible[:, 0],
+                key=encoder_key,
             ),
             "norm": norm,
         },
@@ -338,7 +342,7 @@ def encode_tokens(
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Runs the encoder; returns its output and the mask of real tokens, for `score_sessions`."""
     mask_BS = jnp.repeat(history_mask, config.num_levels + 1, axis=1)
-    layer = EncoderLayer(config)
+    layer = EncoderLayer(config, mesh)
 
     def layer_function(
         layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key[Array, ""] | None
@@ -347,7 +351,7 @@ def encode_tokens(
             layer,
             layer_params,
             constrain(tokens_BSD, mesh),
-            mask_BS[:, None],
+            mask_BS,
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
         )
