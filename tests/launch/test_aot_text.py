@@ -85,3 +85,22 @@ def test_traffic_counts_slices_of_stacks_and_nothing_on_the_chip():
     counters = 5 * 4 * 4
     after = 2 * ARRAY + 3 * ARRAY
     assert hbm_bytes(parse(TEXT)) == pytest.approx(5 * per_layer + after, abs=2 * counters)
+
+
+def test_a_collective_beside_a_fusion_is_not_moved_by_the_fusion():
+    """The fusion reads and writes one array; the buffer of two that is being filled it hands on."""
+    one, two = "f32[16,64]{1,0:T(8,128)}", "f32[32,64]{1,0:T(8,128)}"
+    beside = f"""%beside (a: f32[16,64], buffer: f32[32,64]) -> (f32[16,64]) {{
+  %a = {one} parameter(0)
+  %buffer = {two} parameter(1)
+  %filled = {two} all-gather(%a), channel_id=3, replica_groups=[4,2]<=[8], dimensions={{0}}
+  %twice = {one} add(%a, %a)
+  ROOT %all = ({one}, {two}, {two}) tuple(%twice, %buffer, %filled)
+}}
+
+ENTRY"""
+    call = f"""  %half = {two} bitcast(%q)
+  %both = ({one}, {two}, {two}) fusion(%last, %half), kind=kOutput, calls=%beside
+  %grads ="""
+    text = TEXT.replace("ENTRY", beside).replace("  %grads =", call)
+    assert hbm_bytes(parse(text)) - hbm_bytes(parse(TEXT)) == 2 * ARRAY
