@@ -3,7 +3,6 @@
 Dimension key: B batch, D model.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -51,8 +50,8 @@ def gathered_layer(config: OneRecConfig, params: Params, mesh: Mesh | None) -> P
 
     Left to itself the compiler multiplies with one device's part of a weight after the other and
     sums the products up in memory, once per device: many times the traffic of the weights, which
-    are small beside the activations. Gradients are summed and split in one go. Experts gather
-    their own.
+    are small beside the activations. The gradient of a weight is whole as well, for the same
+    reason, until it is added to the others. Experts gather their own.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return params
@@ -64,27 +63,6 @@ def gathered_layer(config: OneRecConfig, params: Params, mesh: Mesh | None) -> P
         if "fsdp" not in spec or "expert" in spec:
             return leaf
         whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
-        return _gather(mesh, PartitionSpec(*spec), whole, leaf.astype(dtype))
+        return jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, whole))
 
     return jax.tree.map(gather, params, match_rules(RULES, stacked, mesh))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _gather(mesh: Mesh, split: PartitionSpec, whole: PartitionSpec, leaf: Array) -> Array:
-    """A split parameter as `whole` says; its gradient comes as `split`."""
-    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, whole))
-
-
-def _gather_forward(
-    mesh: Mesh, split: PartitionSpec, whole: PartitionSpec, leaf: Array
-) -> tuple[Array, None]:
-    return _gather(mesh, split, whole, leaf), None
-
-
-def _gather_backward(
-    mesh: Mesh, split: PartitionSpec, whole: PartitionSpec, _: None, cotangent: Array
-) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(cotangent, NamedSharding(mesh, split)),)
-
-
-_gather.defvjp(_gather_forward, _gather_backward)
