@@ -258,7 +258,7 @@ def onerec_1b() -> AlignRunConfig:
 
     The paper gives N = 128 and r_DPO = 1 %; steps and batches are ours, untuned.
     """
-    return _one_billion("runs/align_onerec_1b", onerec_1b_pipeline(), batch_size=1024, parts=4)
+    return _one_billion("runs/align_onerec_1b", onerec_1b_pipeline(), batch_size=1024, parts=1)
 
 
 def onerec_1b_gpu() -> AlignRunConfig:

@@ -224,7 +224,6 @@ def onerec_1b() -> PipelineConfig:
         run_dir="runs/onerec_1b",
         model=_ONEREC_1B,
         batch_size=1024,
-        num_microbatches=4,
         mesh=MeshConfig(data=1, fsdp=-1),
     )
 

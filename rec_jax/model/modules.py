@@ -51,7 +51,8 @@ def gathered_layer(config: OneRecConfig, params: Params, mesh: Mesh | None) -> P
     Left to itself the compiler multiplies with one device's part of a weight after the other and
     sums the products up in memory, once per device: many times the traffic of the weights, which
     are small beside the activations. The gradient of a weight is whole as well, for the same
-    reason, until it is added to the others. Experts gather their own.
+    reason, until it is added to the others; devices sum it in the compute dtype. Experts gather
+    their own.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return params
