@@ -183,10 +183,18 @@ def _splash(
     batch, length, num_heads, head_dim = queries.shape
     num_keys, num_key_heads = keys.shape[1:3]
     num_groups = num_heads // num_key_heads
+    query_block, key_block = math.gcd(length, LARGEST_BLOCK), math.gcd(num_keys, LARGEST_BLOCK)
     kind = splash.CausalMask if is_causal else splash.FullMask
     kernel = splash.make_splash_mqa_single_device(
         splash.MultiHeadMask([kind((length, num_keys)) for _ in range(num_groups)]),
-        block_sizes=_block_sizes(length, num_keys),
+        block_sizes=splash.BlockSizes(
+            block_q=query_block,
+            block_kv=key_block,
+            block_q_dkv=query_block,
+            block_kv_dkv=key_block,
+            block_q_dq=query_block,
+            block_kv_dq=key_block,
+        ),
     )
     queries_BKGTX = (queries * head_dim**-0.5).reshape(
         batch, length, num_key_heads, num_groups, head_dim
@@ -200,18 +208,3 @@ def _splash(
     )
     mixed_BTKGX = cast(Array, mixed_BKGTX).transpose(0, 3, 1, 2, 4)
     return mixed_BTKGX.reshape(queries.shape).astype(queries.dtype)
-
-
-def _block_sizes(num_queries: int, num_keys: int) -> object:
-    """The largest blocks of queries and keys that divide both lengths."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-    query, key = math.gcd(num_queries, LARGEST_BLOCK), math.gcd(num_keys, LARGEST_BLOCK)
-    return splash.BlockSizes(
-        block_q=query,
-        block_kv=key,
-        block_q_dkv=query,
-        block_kv_dkv=key,
-        block_q_dq=query,
-        block_kv_dq=key,
-    )
