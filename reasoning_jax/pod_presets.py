@@ -6,10 +6,10 @@ Dimension key: none.
 import dataclasses
 
 from core_jax.mesh import MeshConfig
+from core_jax.nn.flash_attention import SPLASH_BLOCK
 from reasoning_jax.align.scoring import RowsConfig, ScoringConfig
 from reasoning_jax.align_config import PipelineConfig
 from reasoning_jax.align_presets import PAPER_PRESETS, paper
-from reasoning_jax.model.attention import SPLASH_BLOCK
 from reasoning_jax.model.config import LoraConfig
 
 

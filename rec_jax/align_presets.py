@@ -258,13 +258,13 @@ def onerec_1b() -> AlignRunConfig:
 
     The paper gives N = 128 and r_DPO = 1 %; steps and batches are ours, untuned.
     """
-    return _one_billion("runs/align_onerec_1b", onerec_1b_pipeline(), batch_size=1024, parts=4)
+    return _one_billion("runs/align_onerec_1b", onerec_1b_pipeline(), batch_size=1024, parts=1)
 
 
 def onerec_1b_gpu() -> AlignRunConfig:
     """Rounds of DPO for OneRec 1B on one GPU of 80 GB, 128 candidates."""
     pipeline = onerec_1b_gpu_pipeline()
-    return _one_billion("runs/align_onerec_1b_gpu", pipeline, batch_size=256, parts=16)
+    return _one_billion("runs/align_onerec_1b_gpu", pipeline, batch_size=256, parts=2)
 
 
 def _one_billion(

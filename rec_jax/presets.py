@@ -224,28 +224,27 @@ def onerec_1b() -> PipelineConfig:
         run_dir="runs/onerec_1b",
         model=_ONEREC_1B,
         batch_size=1024,
-        num_microbatches=4,
         mesh=MeshConfig(data=1, fsdp=-1),
     )
 
 
 def onerec_1b_gpu() -> PipelineConfig:
-    """OneRec 1B on one GPU of 80 GB: batches of 256 sessions, 16 at a time."""
+    """OneRec 1B on one GPU of 80 GB: batches of 256 sessions, 128 at a time."""
     return _paper(
         run_dir="runs/onerec_1b_gpu",
         model=_ONEREC_1B,
         batch_size=256,
-        num_microbatches=16,
+        num_microbatches=2,
     )
 
 
 def onerec_1b_gpu_24gb() -> PipelineConfig:
-    """OneRec 1B on one GPU of 24 GB: batches of 64 sessions, 2 at a time."""
+    """OneRec 1B on one GPU of 24 GB: batches of 64 sessions, 16 at a time."""
     return _paper(
         run_dir="runs/onerec_1b_gpu_24gb",
         model=_ONEREC_1B,
         batch_size=64,
-        num_microbatches=32,
+        num_microbatches=4,
     )
 
 

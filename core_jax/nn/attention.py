@@ -7,8 +7,10 @@ heads (T * H), Z dimensions of all heads (H * X).
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float
+from core_jax.nn.flash_attention import AttentionKernel, choose_kernel, flash_attention
 from core_jax.nn.linear import Linear
 
 MASKED_SCORE = -1e30
@@ -82,16 +84,70 @@ def _attend_in_one_product(
     return mixed_BTHX.astype(queries.dtype)
 
 
+def attend_to_keys(
+    queries: Float[Array, "B T H X"],
+    keys: Float[Array, "B S H X"],
+    values: Float[Array, "B S H X"],
+    *,
+    key_mask: Bool[Array, "B S"],
+    kernel: AttentionKernel,
+    mesh: Mesh | None,
+) -> Float[Array, "B T H X"]:
+    """`attend` where every query looks at all real keys, by a flash kernel where one fits.
+
+    Args:
+      queries: query vectors.
+      keys: key vectors.
+      values: value vectors.
+      key_mask: True at real keys. A row without any averages all values, as in `attend`.
+      kernel: how it is computed, see `choose_kernel`.
+      mesh: says for which platform, the default backend without it; needed by a flash kernel on
+        several devices.
+
+    Returns:
+      Weighted averages of the values, in the dtype of `queries`.
+
+    Raises:
+      ConfigError: a kernel is asked for that cannot take these arrays.
+    """
+    chosen = choose_kernel(kernel, queries, keys, mesh)
+    if chosen is AttentionKernel.EINSUM:
+        return attend(queries, keys, values, visible=key_mask[:, None])
+    # Real keys are segment 1, and so are all queries. A row without a real key is one segment of
+    # zeros, where queries of length zero give every key the same weight.
+    has_key_B = key_mask.any(axis=1)
+    return flash_attention(
+        chosen,
+        jnp.where(has_key_B[:, None, None, None], queries, 0),
+        keys,
+        values,
+        query_segments=jnp.broadcast_to(has_key_B[:, None], queries.shape[:2]).astype(jnp.int32),
+        key_segments=key_mask.astype(jnp.int32),
+        is_causal=False,
+        mesh=mesh,
+    )
+
+
 class Attention(nn.Module):
     """Projections around `attend`; the caller decides what keys and values are.
 
     Parameters: query, key, value [D, H, X] and out [H, X, D], no biases.
+
+    Attributes:
+      num_heads: H.
+      head_dim: X.
+      model_dim: D.
+      dtype: compute dtype.
+      kernel: of `to_keys`, where alone there is a choice.
+      mesh: device mesh of the batch, or None.
     """
 
     num_heads: int
     head_dim: int
     model_dim: int
     dtype: jnp.dtype = jnp.dtype("float32")
+    kernel: AttentionKernel = AttentionKernel.EINSUM
+    mesh: Mesh | None = None
 
     def setup(self) -> None:
         """Declares the four projections."""
@@ -126,3 +182,18 @@ class Attention(nn.Module):
         """Attends from `targets` to `source` (the same array for self-attention)."""
         keys, values = self.keys_values(source)
         return self.mix(targets, keys, values, visible)
+
+    def to_keys(
+        self,
+        targets: Float[Array, "B T D"],
+        source: Float[Array, "B S D"],
+        key_mask: Bool[Array, "B S"],
+    ) -> Float[Array, "B T D"]:
+        """Attends from every target to all of `source` where `key_mask` is True, by `kernel`."""
+        keys, values = self.keys_values(source)
+        # A model is initialised on a few tokens of any dtype, which no kernel need take.
+        kernel = AttentionKernel.EINSUM if self.is_initializing() else self.kernel
+        mixed = attend_to_keys(
+            self.query(targets), keys, values, key_mask=key_mask, kernel=kernel, mesh=self.mesh
+        )
+        return self.out(mixed)

@@ -4,13 +4,16 @@ Every instruction reads its operands and writes its result; what lies in the chi
 costs nothing. A fusion that only takes a slice of an operand reads the slice; one that only
 overwrites a slice, or scatters into it, writes the slice. So the weights of a layer, which a loop
 over layers takes out of a stack, count once and not as the stack, and a token that enters a cache
-of keys and values does not count as the cache.
+of keys and values does not count as the cache. A collective that runs beside several fusions is
+written into each of them, with the buffer that it fills as operand and result: the fusions only
+hand it on, and it counts where the collective starts and ends.
 
 Dimension key: none.
 """
 
 from collections.abc import Mapping, Sequence
 
+from launch.aot.collectives import KINDS
 from launch.aot.hlo import Instruction, Module
 
 _FREE = {
@@ -69,6 +72,12 @@ def _written(one: Instruction, body: Sequence[Instruction], around: Sequence[Ins
     """Bytes of the result that go to HBM."""
     off_chip = sum(array.bytes for array in one.result if not array.on_chip)
     last = body[-1] if body else one
+    if last.operation == "tuple":
+        inner = {other.name: other.operation for other in body}
+        handed_on = [inner.get(name) in ("parameter", *KINDS) for name in last.operands]
+        if any(handed_on) and len(handed_on) == len(one.result):
+            pairs = zip(one.result, handed_on, strict=True)
+            return sum(array.bytes for array, same in pairs if not (array.on_chip or same))
     part = _IN_PLACE.get(last.operation, len(last.operands))
     if part < len(last.operands):
         sizes = {inner.name: inner.result_bytes for inner in body or around}
@@ -92,6 +101,8 @@ def _read(one: Instruction, source: Instruction, place: int, body: Sequence[Inst
         None,
     )
     users = [other for other in body if inner in other.operands] if inner else []
+    if users and all(other.operation in ("tuple", *KINDS) for other in users):
+        return 0.0  # handed on
     if users and all(_touches_slice(other, inner) for other in users):
         return min(whole, sum(_slice_bytes(other, body) for other in users))
     return whole

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Float, Int, Key, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.stack import init_stack, run_stack
-from reasoning_jax.model.attention import AttentionKernel
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.layers import DecoderLayer, rms_norm
 from reasoning_jax.model.rope import inverse_frequencies, rotation

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Float, Int
-from reasoning_jax.model.attention import AttentionKernel, attend_causally
+from core_jax.nn.flash_attention import AttentionKernel
+from reasoning_jax.model.attention import attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.low_rank import low_rank_product
 from reasoning_jax.model.rope import rotate

@@ -4,6 +4,7 @@ import dataclasses
 
 from core_jax.errors import ConfigError
 from core_jax.nn.feed_forward import Activation
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
 from rec_jax.moe.router import Balance, GateNormalisation, MoeBackend, MoeConfig
@@ -55,6 +56,8 @@ class OneRecConfig:
     """Dropout rate of embeddings and residual branches, in training only."""
     compute_dtype: ComputeDtype = ComputeDtype.FLOAT32
     """Dtype of activations and matrix operands; parameters and accumulation stay float32."""
+    attention_kernel: AttentionKernel = AttentionKernel.AUTO
+    """Self-attention of the encoder; `auto`: cuDNN on GPUs, splash on TPUs, if the shapes fit."""
     remat: Remat = Remat.NONE
     """What the backward pass keeps of each layer."""
     scan_unroll: int = 1

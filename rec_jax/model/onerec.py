@@ -26,7 +26,7 @@ from rec_jax.model.decoder import DecoderLayer
 from rec_jax.model.decoder_cache import DecoderCache, attend_to_written, hold_new
 from rec_jax.model.embeddings import BOS, Embeddings, init_embeddings, item_tokens
 from rec_jax.model.encoder import EncoderLayer
-from rec_jax.model.modules import constrain, gathered, norm, run
+from rec_jax.model.modules import constrain, gathered, gathered_layer, norm, run
 from rec_jax.model.shardings import RULES
 from rec_jax.moe.layer import MoeAux, experts_apart
 
@@ -75,7 +75,11 @@ def init_params(config: OneRecConfig, *, key: Key[Array, ""]) -> Params:
         "embeddings": init_embeddings(config, key=embeddings_key),
         "encoder": {
             "layers": init_stack(
-                EncoderLayer(config), config.num_encoder_layers, tokens, visible, key=encoder_key
+                EncoderLayer(config),
+                config.num_encoder_layers,
+                tokens,
+                visible[:, 0],
+                key=encoder_key,
             ),
             "norm": norm,
         },
@@ -181,6 +185,7 @@ def score_sessions(
     def layer_function(
         layer_params: Params, tokens_BKTD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, MoeAux]:
+        layer_params = gathered_layer(config, layer_params, mesh)
         cross = run(layer, layer_params, encoded, method="cross_keys_values")
         tokens_BKTD, aux, _ = run(
             layer,
@@ -223,7 +228,12 @@ def encode(
     encoded_BSD, mask_BS = encode_tokens(config, params, history_codes, history_mask, mesh=mesh)
     layer = DecoderLayer(config, mesh)
     keys_values = tuple(
-        run(layer, layer_params, encoded_BSD, method="cross_keys_values")
+        run(
+            layer,
+            gathered_layer(config, layer_params, mesh),
+            encoded_BSD,
+            method="cross_keys_values",
+        )
         for layer_params in layers_apart(params["decoder"]["layers"])
     )
     return EncodedHistory(keys_values=keys_values, mask=mask_BS)
@@ -250,7 +260,9 @@ def for_many_steps(config: OneRecConfig, params: Params, mesh: Mesh | None) -> P
     """
     if "outputs" in params:
         return params
-    layers = layers_apart(params["decoder"]["layers"])
+    layers = tuple(
+        gathered_layer(config, layer, mesh) for layer in layers_apart(params["decoder"]["layers"])
+    )
     if mesh is None or mesh.size == 1:
         platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
         layers = tuple(
@@ -338,16 +350,16 @@ def encode_tokens(
 ) -> tuple[Float[Array, "B S D"], Bool[Array, "B S"]]:
     """Runs the encoder; returns its output and the mask of real tokens, for `score_sessions`."""
     mask_BS = jnp.repeat(history_mask, config.num_levels + 1, axis=1)
-    layer = EncoderLayer(config)
+    layer = EncoderLayer(config, mesh)
 
     def layer_function(
         layer_params: Params, tokens_BSD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, None]:
         tokens_BSD = run(
             layer,
-            layer_params,
+            gathered_layer(config, layer_params, mesh),
             constrain(tokens_BSD, mesh),
-            mask_BS[:, None],
+            mask_BS,
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
         )

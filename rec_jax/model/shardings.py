@@ -3,8 +3,8 @@
 Ordered (path pattern, spec) rules, first match wins; an unmatched parameter is an error. Leaves of
 `layers` have a leading layer dimension, which is never split. Experts live on the axis `expert`,
 heads and hidden units on `tensor`, and the remaining large dimension on `fsdp`. Tables of codes are
-split along D, over both: the number of codes is the catalogue's and may be odd. They are gathered
-where they are used, see `rec_jax.model.onerec`.
+split along D, over both: the number of codes is the catalogue's and may be odd. Tables and layers
+are gathered along `fsdp` where they are used, see `rec_jax.model.modules`.
 """
 
 from jax.sharding import PartitionSpec as P

@@ -111,3 +111,22 @@ ENTRY %main (c: f32[512,64], a: s32[4,1], n: f32[4,64]) -> f32[512,64] {
     assert hbm_bytes(parse(text)) == moved
     plain = text.replace("fusion(%c, %a, %n), kind=kInput, calls=%put", "scatter(%c, %a, %n)")
     assert hbm_bytes(parse(plain)) == moved
+
+
+def test_a_collective_beside_a_fusion_is_not_moved_by_the_fusion():
+    """The fusion reads and writes one array; the buffer of two that is being filled it hands on."""
+    one, two = "f32[16,64]{1,0:T(8,128)}", "f32[32,64]{1,0:T(8,128)}"
+    beside = f"""%beside (a: f32[16,64], buffer: f32[32,64]) -> (f32[16,64]) {{
+  %a = {one} parameter(0)
+  %buffer = {two} parameter(1)
+  %filled = {two} all-gather(%a), channel_id=3, replica_groups=[4,2]<=[8], dimensions={{0}}
+  %twice = {one} add(%a, %a)
+  ROOT %all = ({one}, {two}, {two}) tuple(%twice, %buffer, %filled)
+}}
+
+ENTRY"""
+    call = f"""  %half = {two} bitcast(%q)
+  %both = ({one}, {two}, {two}) fusion(%last, %half), kind=kOutput, calls=%beside
+  %grads ="""
+    text = TEXT.replace("ENTRY", beside).replace("  %grads =", call)
+    assert hbm_bytes(parse(text)) - hbm_bytes(parse(TEXT)) == 2 * ARRAY

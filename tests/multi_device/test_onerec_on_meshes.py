@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core_jax.data.pipeline import to_device
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.metrics import compute
+from core_jax.nn.linear import ComputeDtype
 from core_jax.optim import OptimConfig, make_optimizer
 from core_jax.sharding import match_rules
 from core_jax.train_state import abstract_state, init_state
@@ -25,6 +26,7 @@ from core_jax.train_step import make_train_step
 from rec_jax.batch import SessionBatch
 from rec_jax.model import onerec
 from rec_jax.model.config import OneRecConfig
+from rec_jax.model.modules import gathered_layer
 from rec_jax.model.shardings import RULES
 from rec_jax.moe.router import Balance
 from rec_jax.objectives import next_token_loss
@@ -240,3 +242,37 @@ def test_embedding_tables_lie_in_equal_parts_on_all_devices_that_share_parameter
         shape = tables[name].shape
         assert shape[0] % 2 == 1
         assert np.prod(tables[name].sharding.shard_shape(shape)) * 8 == np.prod(shape)
+
+
+def test_a_layer_gathers_its_weights_in_the_compute_dtype_and_leaves_experts_split():
+    """Of fsdp=4 x tensor=2 only the split over `tensor` is left, in training and in generation."""
+    mesh = _mesh(MESHES["fsdp4-tensor2"])
+    config = dataclasses.replace(CONFIG, compute_dtype=ComputeDtype.BFLOAT16)
+    abstract = onerec.abstract_params(config, mesh)
+
+    def first_layer(params):
+        prepared = onerec.for_many_steps(config, params, mesh)
+        encoder = jax.tree.map(lambda leaf: leaf[0], params["encoder"]["layers"])
+        return gathered_layer(config, encoder, mesh), prepared["decoder"]["layers"][0]
+
+    encoder, decoder = jax.jit(first_layer).lower(abstract).compile().output_shardings
+    shapes = jax.eval_shape(first_layer, abstract)
+    up = shapes[0]["feed_forward"]["up"]["kernel"]
+    assert (up.dtype, encoder["feed_forward"]["up"]["kernel"].shard_shape(up.shape)) == (
+        jnp.bfloat16,
+        (24, 20),
+    )
+    out = shapes[1]["cross_attention"]["out"]["kernel"]
+    assert (out.dtype, decoder["cross_attention"]["out"]["kernel"].shard_shape(out.shape)) == (
+        jnp.bfloat16,
+        (1, 12, 24),
+    )
+    experts = shapes[1]["moe"]["experts"]["up"]
+    assert experts.dtype == jnp.float32
+    assert decoder["moe"]["experts"]["up"].shard_shape(experts.shape) == (8, 6, 10)
+
+
+def test_one_device_leaves_a_layer_as_it_is():
+    layer = {"attention": {"out": {"kernel": jnp.ones((2, 12, 24))}}}
+    for mesh in (None, _mesh(ONE), _mesh(MESHES["data8"])):
+        assert gathered_layer(CONFIG, layer, mesh) is layer

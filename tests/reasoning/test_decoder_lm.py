@@ -9,10 +9,11 @@ import pytest
 
 from core_jax.errors import ConfigError
 from core_jax.mesh import MeshConfig, make_mesh
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.stack import Remat
 from core_jax.sharding import describe, match_rules
 from reasoning_jax.model import decoder_lm
-from reasoning_jax.model.attention import AttentionKernel, attend_causally
+from reasoning_jax.model.attention import attend_causally
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.decoder_lm import TokenInputs, whole_rows
 from reasoning_jax.model.presets import MODELS
