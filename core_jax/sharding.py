@@ -8,9 +8,10 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.arrays import PyTree
+from core_jax.arrays import Array, PyTree
 from core_jax.errors import ConfigError, nearest_name
 
 Rule = tuple[str, PartitionSpec]
@@ -90,6 +91,45 @@ def describe(abstract_tree: PyTree, shardings: PyTree) -> str:
         f"{device_bytes:,} bytes/device"
     )
     return "\n".join([*lines, total])
+
+
+def gathered_layer(
+    rules: Rules, params: PyTree, mesh: Mesh | None, *, leaves: str, dtype: jnp.dtype
+) -> PyTree:
+    """One layer's parameters, those that `fsdp` splits whole along it, for the moment of their use.
+
+    Left to itself the compiler multiplies with one device's part of a weight after the other and
+    sums the products up in memory, once per device: many times the traffic of the weights, which
+    are small beside the activations. The gradient of a weight is whole as well, for the same
+    reason, until it is added to the others; devices sum it in `dtype`.
+
+    Args:
+      rules: of the stack, whose leaves have a leading layer dimension that is never split.
+      params: the layer's, without that dimension.
+      mesh: device mesh, or None.
+      leaves: a regular expression, searched in the paths of the leaves to gather.
+      dtype: compute dtype, in which weights travel.
+
+    Returns:
+      `params`; with several devices along `fsdp` the named leaves are in `dtype` and split over the
+      other axes of their rule alone.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return params
+    pattern = re.compile(leaves)
+
+    def gather(key_path: tuple, leaf: Array) -> Array:
+        path = _join(key_path)
+        if not pattern.search(path):
+            return leaf
+        stacked = {path: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)}
+        spec = match_rules(rules, stacked, mesh)[path].spec[1:]
+        if "fsdp" not in spec:
+            return leaf
+        whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, whole))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def _join(key_path: tuple) -> str:

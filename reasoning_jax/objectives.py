@@ -66,7 +66,7 @@ def sft_objective(
         tokens=batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids
     )
     output = decoder_lm.apply(config, params, inputs, key=key, lora_dropout=dropout, mesh=mesh)
-    head = decoder_lm.output_matrix(params)
+    head = decoder_lm.output_matrix(params, mesh)
     scores = chunked_token_scores(output.hidden, head, batch.targets, chunk=chunk)
     count = jnp.sum(batch.loss_mask, dtype=jnp.float32)
     num_right = jnp.sum(scores.is_top & batch.loss_mask, dtype=jnp.float32)

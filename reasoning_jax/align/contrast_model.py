@@ -85,7 +85,7 @@ def score_batch(
       `score_name` of each beta, `POSITIVE` and `NEGATIVE`.
     """
     positive_BTD, negative_BTD = _hidden(config, pair, batch, mesh)
-    heads = _heads(pair)
+    heads = _heads(pair, mesh)
 
     def of_block(positive_BCD: Array, negative_BCD: Array, targets_BC: Array) -> PyTree:
         logits = head_logits(positive_BCD, heads[0]), head_logits(negative_BCD, heads[1])
@@ -122,7 +122,7 @@ def log_prob_batch(
       {LOG_PROB: log-probability of the target of each place, in nats, float32, on every device}.
     """
     hidden_BTD = decoder_lm.apply(config, params, _inputs(batch), mesh=mesh).hidden
-    head = decoder_lm.output_matrix(params)
+    head = decoder_lm.output_matrix(params, mesh)
     values_BT = chunked_token_log_probs(hidden_BTD, head, batch.targets, chunk=chunk)
     return _everywhere({LOG_PROB: values_BT}, mesh)
 
@@ -146,12 +146,15 @@ def _hidden(
     return hidden_BSTD[:, 0], hidden_BSTD[:, 1]
 
 
-def _heads(pair: AdapterPair | FullPair) -> tuple[Float[Array, "D V"], Float[Array, "D V"]]:
+def _heads(
+    pair: AdapterPair | FullPair, mesh: Mesh | None
+) -> tuple[Float[Array, "D V"], Float[Array, "D V"]]:
     """The output matrices of the positive and of the negative model."""
     if isinstance(pair, AdapterPair):
-        head = decoder_lm.output_matrix(pair.base)
+        head = decoder_lm.output_matrix(pair.base, mesh)
         return head, head
-    return decoder_lm.output_matrix(pair.positive), decoder_lm.output_matrix(pair.negative)
+    positive, negative = pair.positive, pair.negative
+    return decoder_lm.output_matrix(positive, mesh), decoder_lm.output_matrix(negative, mesh)
 
 
 def _inputs(batch: PackedBatch) -> decoder_lm.TokenInputs:

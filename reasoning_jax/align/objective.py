@@ -81,7 +81,7 @@ def preference_objective(
         tokens=batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids
     )
     output = decoder_lm.apply(config, policy, inputs, key=key, lora_dropout=dropout, mesh=mesh)
-    head = decoder_lm.output_matrix(policy)
+    head = decoder_lm.output_matrix(policy, mesh)
     # The output matrix is a fifth of a small model: prompts and padding need no logits.
     hidden_BPD = at_predictions(output.hidden, batch)
     targets_BP = at_predictions(batch.targets, batch)
@@ -92,7 +92,7 @@ def preference_objective(
         reference = decoder_lm.apply(config, frozen, inputs, mesh=mesh)
         reference_BPD = at_predictions(reference.hidden, batch)
         divergences_BP = chunked_token_kl(
-            reference_BPD, decoder_lm.output_matrix(frozen), hidden_BPD, head, chunk=chunk
+            reference_BPD, decoder_lm.output_matrix(frozen, mesh), hidden_BPD, head, chunk=chunk
         )
     return token_loss(log_probs_BP, batch, method=method, divergences=divergences_BP)
 

@@ -7,15 +7,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Key, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.mesh import batch_sharding
 from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.stack import init_stack, run_stack
+from core_jax.sharding import gathered_layer
 from reasoning_jax.model.config import DecoderConfig
 from reasoning_jax.model.layers import DecoderLayer, rms_norm
 from reasoning_jax.model.rope import inverse_frequencies, rotation
+from reasoning_jax.model.shardings import RULES
 
 EMBEDDING_STDDEV = 0.02
 """Of a fresh embedding table: logits of a tied model start near zero."""
@@ -138,9 +141,12 @@ def apply(
     def one_layer(
         layer_params: Params, hidden_BTD: Array, _: None, layer_key: Key[Array, ""] | None
     ) -> tuple[Array, PyTree]:
+        layer_params = gathered_layer(
+            RULES, layer_params, mesh, leaves="kernel$", dtype=config.dtype.dtype
+        )
         hidden_BTD, keys_values = layer.apply(
             {"params": layer_params},
-            hidden_BTD,
+            _over_batch(hidden_BTD, mesh),
             angles,
             inputs.segment_ids,
             kernel,
@@ -161,9 +167,25 @@ def apply(
     return DecoderOutput(hidden=hidden_BTD, keys_values=keys_values)
 
 
-def output_matrix(params: Params) -> Float[Array, "D V"]:
-    """The matrix from hidden states to logits: the head, or the tied table transposed."""
-    return params["head"]["kernel"] if "head" in params else params["embed"]["table"].T
+def output_matrix(params: Params, mesh: Mesh | None = None) -> Float[Array, "D V"]:
+    """The matrix from hidden states to logits: the head, or the tied table transposed.
+
+    On a mesh with several devices along `fsdp` it is gathered along it, once for all blocks of
+    tokens that are multiplied with it, and split over the vocabulary along `tensor`.
+    """
+    matrix = params["head"]["kernel"] if "head" in params else params["embed"]["table"].T
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return matrix
+    splits = matrix.shape[1] % mesh.shape["tensor"] == 0  # a tied table's rule does not ask for it
+    whole = NamedSharding(mesh, PartitionSpec(None, "tensor" if splits else None))
+    return jax.lax.with_sharding_constraint(matrix, whole)
+
+
+def _over_batch(hidden_BTD: Array, mesh: Mesh | None) -> Array:
+    """Activations split over the batch alone, so that it is weights that travel."""
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return hidden_BTD
+    return jax.lax.with_sharding_constraint(hidden_BTD, batch_sharding(mesh))
 
 
 def logits(

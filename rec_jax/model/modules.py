@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from core_jax import sharding
 from core_jax.arrays import Array, Float, Params, PyTree
 from core_jax.mesh import BATCH_AXES
-from core_jax.sharding import match_rules
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.shardings import RULES
 
@@ -46,24 +46,11 @@ def gathered(tables: Params, mesh: Mesh | None) -> Params:
 
 
 def gathered_layer(config: OneRecConfig, params: Params, mesh: Mesh | None) -> Params:
-    """One layer's parameters, those that `fsdp` splits whole along it and in the compute dtype.
+    """One layer's parameters as they are used; experts gather their own."""
+    return sharding.gathered_layer(
+        RULES, params, mesh, leaves=_GATHERED, dtype=config.compute_dtype.dtype
+    )
 
-    Left to itself the compiler multiplies with one device's part of a weight after the other and
-    sums the products up in memory, once per device: many times the traffic of the weights, which
-    are small beside the activations. The gradient of a weight is whole as well, for the same
-    reason, until it is added to the others; devices sum it in the compute dtype. Experts gather
-    their own.
-    """
-    if mesh is None or mesh.shape["fsdp"] == 1:
-        return params
-    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
-    dtype = config.compute_dtype.dtype
 
-    def gather(leaf: Array, sharding: NamedSharding) -> Array:
-        spec = sharding.spec[1:]
-        if "fsdp" not in spec or "expert" in spec:
-            return leaf
-        whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
-        return jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, whole))
-
-    return jax.tree.map(gather, params, match_rules(RULES, stacked, mesh))
+_GATHERED = r"^(?!.*experts/)"
+"""Paths without experts."""

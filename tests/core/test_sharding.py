@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding
@@ -9,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from core_jax.errors import ConfigError
 from core_jax.mesh import MeshConfig, make_mesh
-from core_jax.sharding import describe, match_rules
+from core_jax.sharding import describe, gathered_layer, match_rules
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,32 @@ def test_describe_counts_bytes_per_device(mesh):
         "step            scalar  int32     replicated                         4",
         "total: 5 leaves, 282 elements, 1,008 bytes, 302 bytes/device",
     ])  # fmt: skip
+
+
+def test_a_layer_gathers_the_named_weights_along_fsdp_in_the_compute_dtype():
+    """Of rules for a stack; what is not named, and what `fsdp` does not split, stays as it is."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    rules = (
+        ("up/kernel$", P(None, "fsdp", "tensor")),
+        ("down/kernel$", P(None, "tensor", None)),
+        ("up/lora_a$", P(None, "fsdp")),
+    )
+    layer = {
+        "up": {"kernel": jnp.ones((8, 6)), "lora_a": jnp.ones((8, 3))},
+        "down": {"kernel": jnp.ones((6, 8))},
+    }
+
+    def gather(layer):
+        return gathered_layer(rules, layer, mesh, leaves="kernel$", dtype=jnp.dtype("bfloat16"))
+
+    gathered = jax.jit(gather)(layer)
+    up = gathered["up"]["kernel"]
+    assert (up.dtype, up.sharding.spec) == (jnp.bfloat16, P(None, "tensor"))
+    assert gathered["up"]["lora_a"].dtype == gathered["down"]["kernel"].dtype == jnp.float32
+    gradient = jax.grad(lambda layer: jnp.sum(gather(layer)["up"]["kernel"] ** 2))(layer)
+    assert gradient["up"]["kernel"].dtype == jnp.float32
+    np.testing.assert_array_equal(gradient["up"]["kernel"], 2.0)
+    alone = make_mesh(MeshConfig(data=8))
+    assert (
+        gathered_layer(rules, layer, alone, leaves="kernel$", dtype=jnp.dtype("float16")) is layer
+    )

@@ -11,6 +11,8 @@ from core_jax.contrast import chunked_contrast_scores
 from core_jax.data.pipeline import to_device
 from core_jax.losses import token_log_probs
 from core_jax.mesh import MeshConfig, make_mesh
+from core_jax.nn import flash_attention
+from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.sharding import match_rules
 from reasoning_jax.align.contrast_model import (
     AdapterPair,
@@ -127,11 +129,13 @@ def test_sharded_equals_one_device(monkeypatch, is_kernel_per_device):
     if is_kernel_per_device:
         plain = attention._einsum
 
-        def device_by_device(*arrays):
+        def device_by_device(is_causal, *arrays):
+            assert is_causal
             wrapped.append([array.shape for array in arrays])
-            return plain(*arrays)
+            return plain(*arrays[:-1])  # segments of queries and of keys are the same here
 
-        monkeypatch.setattr(attention, "_choose", lambda *_: device_by_device)
+        monkeypatch.setattr(attention, "choose_kernel", lambda *_: AttentionKernel.SPLASH)
+        monkeypatch.setattr(flash_attention, "_splash", device_by_device)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=1), jax.devices()[:4])
     shardings = match_rules(RULES, jax.eval_shape(lambda: pair), mesh)
     values = score_batch(
