@@ -21,8 +21,9 @@ ON_CPU = JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 # Tests compile thousands of small programs and run each once: where XLA still has its older code
 # for loops, that compiles faster. The long tests and the demos run what users run.
 OLD_LOOPS = --xla_cpu_use_fusion_emitters=false
-SOON_COMPILED = XLA_FLAGS="$(XLA_FLAGS) $(shell XLA_FLAGS=$(OLD_LOOPS) JAX_PLATFORMS=cpu \
-	$(IN)/python -c 'import jax; jax.devices()' 2>/dev/null && echo $(OLD_LOOPS))"
+# Stripped: flags that begin with a blank are taken for the name of a file.
+SOON_COMPILED = XLA_FLAGS="$(strip $(XLA_FLAGS) $(shell XLA_FLAGS=$(OLD_LOOPS) JAX_PLATFORMS=cpu \
+	$(IN)/python -c 'import jax; jax.devices()' 2>/dev/null && echo $(OLD_LOOPS)))"
 WITHOUT_TASKS = echo "The extra 'tasks' (reasoning-gym) could not be installed, going on without" >&2
 # A file of tests stays in one process: what its tests share is made once.
 PYTEST = $(ON_CPU) $(IN)/python -m pytest -n $(WORKERS) --dist loadfile \
