@@ -3,7 +3,7 @@
 `benchmarks.movielens` and `benchmarks.alignment_sweep` take long, `benchmarks.faults` half an hour,
 `benchmarks.grader` needs problems, `benchmarks.session_blame` a finished table, and
 `benchmarks.sampling`, `sft_step`, `contrast_scoring` and `cdpo_step` fetch a model: these are run
-by their own names, and so is `benchmarks.checkpoints`.
+by their own names, and so are `benchmarks.checkpoints` and `weight_products`.
 """
 
 import subprocess

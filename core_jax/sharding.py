@@ -123,10 +123,11 @@ def gathered_layer(
         if not pattern.search(path):
             return leaf
         stacked = {path: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)}
-        spec = match_rules(rules, stacked, mesh)[path].spec[1:]
-        if "fsdp" not in spec:
+        axes = [_axes_of(entry) for entry in match_rules(rules, stacked, mesh)[path].spec[1:]]
+        if not any("fsdp" in one for one in axes):
             return leaf
-        whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+        others = [tuple(axis for axis in one if axis != "fsdp") for one in axes]
+        whole = PartitionSpec(*(one[0] if len(one) == 1 else one or None for one in others))
         return jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, whole))
 
     return jax.tree_util.tree_map_with_path(gather, params)

@@ -109,10 +109,12 @@ def test_a_layer_gathers_the_named_weights_along_fsdp_in_the_compute_dtype():
         ("up/kernel$", P(None, "fsdp", "tensor")),
         ("down/kernel$", P(None, "tensor", None)),
         ("up/lora_a$", P(None, "fsdp")),
+        ("out/kernel$", P(None, ("fsdp", "tensor"))),
     )
     layer = {
         "up": {"kernel": jnp.ones((8, 6)), "lora_a": jnp.ones((8, 3))},
         "down": {"kernel": jnp.ones((6, 8))},
+        "out": {"kernel": jnp.ones((8, 6))},
     }
 
     def gather(layer):
@@ -121,6 +123,7 @@ def test_a_layer_gathers_the_named_weights_along_fsdp_in_the_compute_dtype():
     gathered = jax.jit(gather)(layer)
     up = gathered["up"]["kernel"]
     assert (up.dtype, up.sharding.spec) == (jnp.bfloat16, P(None, "tensor"))
+    assert gathered["out"]["kernel"].sharding.spec == P("tensor")
     assert gathered["up"]["lora_a"].dtype == gathered["down"]["kernel"].dtype == jnp.float32
     gradient = jax.grad(lambda layer: jnp.sum(gather(layer)["up"]["kernel"] ** 2))(layer)
     assert gradient["up"]["kernel"].dtype == jnp.float32

@@ -21,8 +21,7 @@ from tests.end_to_end.shrunk_alignment import shrunk_alignment
 
 pytestmark = pytest.mark.long
 
-NUM_KILLS = {Method.CONTRASTIVE: 14, Method.DPO: 6}
-"""Kills by method: the first has all stages of the second and its own, before every round."""
+NUM_KILLS = 20
 SEED = 0
 JOB = "rec.align"
 SECONDS = 600.0
@@ -93,18 +92,18 @@ def cache(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("method", NUM_KILLS)
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(method, cache, tmp_path):
-    """As many runs as it takes for the kills; every one of them ends as the unbroken run."""
+@pytest.mark.parametrize("method", [Method.DPO, Method.CONTRASTIVE])
+def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_not_been(method, cache, tmp_path):
+    """As many runs as it takes for 20 kills; every one of them ends as the unbroken run."""
     _finish(_open(tmp_path / "warm", method), cache)
     unbroken = _open(tmp_path / "unbroken", method)
     whole = _finish(unbroken, cache)
     expected = _results(unbroken)
     draw = random.Random(SEED)
     cut: list[str] = []
-    while len(cut) < NUM_KILLS[method]:
+    while len(cut) < NUM_KILLS:
         run = _open(tmp_path / f"killed_{len(cut)}", method)
         cut += _kill_until_done(run, cache, whole, draw)
         for one, two in zip(_results(run), expected, strict=True):
             np.testing.assert_array_equal(one, two)
-    assert len(set(cut)) >= 5 or method is Method.DPO, f"all kills fell into {set(cut)}"
+    assert len(set(cut)) >= 5, f"all kills fell into {set(cut)}"
