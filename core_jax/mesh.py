@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from core_jax.arrays import Array
 from core_jax.errors import ConfigError
 
 AXES = ("data", "fsdp", "expert", "tensor")
@@ -137,6 +138,18 @@ def _on_torus(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of a batch: the leading dimension over `BATCH_AXES`, the others whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def over_batch(array: Array, mesh: Mesh | None, dim: int = 0) -> Array:
+    """Keeps activations split over `BATCH_AXES` along one dimension, whole along every other.
+
+    Where tokens are many, it is then weights that travel between devices. Without a mesh nothing
+    is asked for.
+    """
+    if mesh is None:
+        return array
+    spec = PartitionSpec(*(None,) * dim, BATCH_AXES)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Key, Params, PyTree
 from core_jax.errors import ConfigError
-from core_jax.mesh import batch_sharding
+from core_jax.mesh import over_batch
 from core_jax.nn.flash_attention import AttentionKernel
 from core_jax.nn.stack import init_stack, run_stack
 from core_jax.sharding import gathered_layer
@@ -146,7 +146,7 @@ def apply(
         )
         hidden_BTD, keys_values = layer.apply(
             {"params": layer_params},
-            _over_batch(hidden_BTD, mesh),
+            over_batch(hidden_BTD, mesh),
             angles,
             inputs.segment_ids,
             kernel,
@@ -179,13 +179,6 @@ def output_matrix(params: Params, mesh: Mesh | None = None) -> Float[Array, "D V
     splits = matrix.shape[1] % mesh.shape["tensor"] == 0  # a tied table's rule does not ask for it
     whole = NamedSharding(mesh, PartitionSpec(None, "tensor" if splits else None))
     return jax.lax.with_sharding_constraint(matrix, whole)
-
-
-def _over_batch(hidden_BTD: Array, mesh: Mesh | None) -> Array:
-    """Activations split over the batch alone, so that it is weights that travel."""
-    if mesh is None or mesh.shape["fsdp"] == 1:
-        return hidden_BTD
-    return jax.lax.with_sharding_constraint(hidden_BTD, batch_sharding(mesh))
 
 
 def logits(

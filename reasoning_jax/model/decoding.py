@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.arrays import Array, Float, Int, Params, PyTree
 from core_jax.errors import ConfigError
-from core_jax.mesh import BATCH_AXES
+from core_jax.mesh import over_batch
 from core_jax.nn.stack import layers_apart
 from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
 from reasoning_jax.model.config import DecoderConfig
@@ -214,7 +214,7 @@ def prefill(
     cos_TY, sin_TY = rotation(jnp.arange(length), frequencies)
     angles = (cos_TY[None, :, None], sin_TY[None, :, None])
     is_token_PT = jnp.arange(length)[None] < lengths[:, None]
-    hidden_DN = _over_batch(weights.embed[tokens.reshape(-1)].T, mesh)
+    hidden_DN = over_batch(weights.embed[tokens.reshape(-1)].T, mesh, 1)
     keys, values = [], []
     for layer in weights.layers:
         normed_DN = _norm_columns(hidden_DN, layer.attention_norm, config.norm_eps)
@@ -233,7 +233,7 @@ def prefill(
         mixed_HXN = mixed_PTHX.reshape(-1, config.num_heads, config.head_dim).transpose(1, 2, 0)
         hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)
         normed_DN = _norm_columns(hidden_DN, layer.mlp_norm, config.norm_eps)
-        hidden_DN = _over_batch(hidden_DN + _gated_mlp(layer, normed_DN), mesh)
+        hidden_DN = over_batch(hidden_DN + _gated_mlp(layer, normed_DN), mesh, 1)
         keys.append(new_keys.swapaxes(1, 2).astype(dtype))
         values.append(new_values.swapaxes(1, 2).astype(dtype))
     last_P = jnp.arange(num_prompts) * length + lengths - 1
@@ -277,15 +277,6 @@ def decode_step(
         keys.append(keys_BKSX)
         values.append(values_BKSX)
     return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
-
-
-def _over_batch(hidden_DN: Array, mesh: Mesh | None) -> Array:
-    """Tokens over the batch axes: with so many of them, it is weights that should travel."""
-    if mesh is None:
-        return hidden_DN
-    return jax.lax.with_sharding_constraint(
-        hidden_DN, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
-    )
 
 
 def _head(config: DecoderConfig, weights: DecodingWeights, hidden_DB: Array) -> Array:

@@ -11,7 +11,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax import sharding
 from core_jax.arrays import Array, Float, Params, PyTree
-from core_jax.mesh import BATCH_AXES
 from rec_jax.model.config import OneRecConfig
 from rec_jax.model.shardings import RULES
 
@@ -24,13 +23,6 @@ def run(module: nn.Module, params: Params, *arguments: PyTree, **options: Any) -
 def norm(config: OneRecConfig, params: Params, tokens: Float[Array, "*dims"]) -> Array:
     """The final norm of the encoder or the decoder."""
     return run(nn.RMSNorm(dtype=config.compute_dtype.dtype), params, tokens)
-
-
-def constrain(tokens: Array, mesh: Mesh | None) -> Array:
-    """Keeps activations split over the batch, whole along every other dimension."""
-    if mesh is None:
-        return tokens
-    return jax.lax.with_sharding_constraint(tokens, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
 
 
 def gathered(tables: Params, mesh: Mesh | None) -> Params:

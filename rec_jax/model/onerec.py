@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Bool, Float, Int, Key, Params, PyTree
+from core_jax.mesh import over_batch
 from core_jax.nn.stack import init_stack, layers_apart, run_stack
 from core_jax.sharding import match_rules
 from rec_jax.batch import SessionBatch
@@ -26,7 +27,7 @@ from rec_jax.model.decoder import DecoderLayer
 from rec_jax.model.decoder_cache import DecoderCache, attend_to_written, hold_new
 from rec_jax.model.embeddings import BOS, Embeddings, init_embeddings, item_tokens
 from rec_jax.model.encoder import EncoderLayer
-from rec_jax.model.modules import constrain, gathered, gathered_layer, norm, run
+from rec_jax.model.modules import gathered, gathered_layer, norm, run
 from rec_jax.model.shardings import RULES
 from rec_jax.moe.layer import MoeAux, experts_apart
 
@@ -190,7 +191,7 @@ def score_sessions(
         tokens_BKTD, aux, _ = run(
             layer,
             layer_params,
-            constrain(tokens_BKTD, mesh),
+            over_batch(tokens_BKTD, mesh),
             cross,
             encoded_mask[:, None],
             token_mask=token_mask_BKT,
@@ -314,7 +315,7 @@ def decode(
         hidden_BKTD, _, cache = run(
             layer,
             layer_params,
-            constrain(hidden_BKTD, mesh),
+            over_batch(hidden_BKTD, mesh),
             cross,
             encoded.mask[:, None],
             partial(attend_to_written, cache, number, start),
@@ -358,7 +359,7 @@ def encode_tokens(
         tokens_BSD = run(
             layer,
             gathered_layer(config, layer_params, mesh),
-            constrain(tokens_BSD, mesh),
+            over_batch(tokens_BSD, mesh),
             mask_BS,
             deterministic=layer_key is None,
             rngs=None if layer_key is None else {"dropout": layer_key},
