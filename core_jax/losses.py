@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from core_jax.arrays import Array, Float, Int, PyTree
+from core_jax.arrays import Array, Bool, Float, Int, PyTree
 from core_jax.errors import ConfigError
 
 
@@ -224,6 +224,23 @@ def head_logits(
     return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
+def is_top(
+    logits: Float[Array, "*dims V"],
+    picked: Float[Array, "*dims 1"],
+    targets: Int[Array, "*dims"],
+) -> Bool[Array, "*dims"]:
+    """Whether the target's logit, `picked`, is larger than every other; a tie is not larger.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.asarray([[1.0, 3.0], [2.0, 2.0]])
+    >>> is_top(logits, logits[:, 1:], jnp.asarray([1, 1])).tolist()
+    [True, False]
+    """
+    # Any of bits, and not their sum: counting takes as many integers as there are logits.
+    is_other = jnp.arange(logits.shape[-1]) != targets[..., None]
+    return ~jnp.any((logits >= picked) & is_other, axis=-1)
+
+
 def _scores(
     hidden: Float[Array, "*lead C D"],
     targets: Int[Array, "*lead C"],
@@ -239,6 +256,6 @@ def _scores(
         entropies = log_total - jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
     return TokenScores(
         log_probs=picked[..., 0] - log_total,
-        is_top=jnp.sum(logits >= picked, axis=-1) == 1,
+        is_top=is_top(logits, picked, targets),
         entropies=entropies,
     )

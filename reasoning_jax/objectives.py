@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Key, Params
 from core_jax.errors import ConfigError
+from core_jax.frozen_head import frozen_head_scores
 from core_jax.losses import chunked_token_scores
 from core_jax.metrics import Metrics, Ratio
 from reasoning_jax.data.packing import PackedBatch
@@ -67,7 +68,8 @@ def sft_objective(
     )
     output = decoder_lm.apply(config, params, inputs, key=key, lora_dropout=dropout, mesh=mesh)
     head = decoder_lm.output_matrix(params, mesh)
-    scores = chunked_token_scores(output.hidden, head, batch.targets, chunk=chunk)
+    score = chunked_token_scores if lora is None else frozen_head_scores
+    scores = score(output.hidden, head, batch.targets, chunk=chunk)
     count = jnp.sum(batch.loss_mask, dtype=jnp.float32)
     num_right = jnp.sum(scores.is_top & batch.loss_mask, dtype=jnp.float32)
     num_rows = jnp.asarray(batch.loss_mask.shape[0], jnp.float32)

@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Float, Key, Params, PyTree
 from core_jax.errors import ConfigError
+from core_jax.frozen_head import frozen_head_log_probs
 from core_jax.losses import chunked_token_kl, chunked_token_log_probs
 from core_jax.metrics import Metrics, Ratio
 from core_jax.preference import log_ratios, margins, weighted_sum
 from core_jax.preference_likelihood import mean_nll, rpo
 from core_jax.preference_pairs import dpo, dpo_by_position
 from core_jax.preference_tokens import tdpo1, tdpo2
-from reasoning_jax.align.frozen_head import frozen_head_log_probs
 from reasoning_jax.align.methods import Loss, MethodConfig
 from reasoning_jax.align.pair_rows import PairBatch, at_predictions, by_pair
 from reasoning_jax.model import decoder_lm

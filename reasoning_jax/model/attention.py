@@ -1,7 +1,7 @@
 """Causal grouped-query attention of packed rows: a flash kernel, or plain products.
 
 Dimension key: B batch, T tokens, H query heads, K key heads, G queries per key head (H / K),
-X head dimension.
+X head dimension, M queries of a key head (G * T), S tokens looked at.
 """
 
 import jax
@@ -60,19 +60,34 @@ def attend_causally(
 
 
 def _einsum(queries: Array, keys: Array, values: Array, segment_ids: Array) -> Array:
-    """Plain matrix products, heads grouped by reshape."""
+    """Plain matrix products, the queries of a key head one after the other: M = G * T of them.
+
+    So that scores lie as the products give and take them: they are much larger than what is turned
+    here, queries, keys and values.
+    """
     batch, length, num_heads, head_dim = queries.shape
-    grouped_BTKGX = queries.reshape(batch, length, keys.shape[2], -1, head_dim)
-    scores_BKGTS = jnp.einsum(
-        "btkgx,bskx->bkgts", grouped_BTKGX, keys, preferred_element_type=jnp.float32
+    num_groups = num_heads // keys.shape[2]
+    grouped_BTKGX = queries.reshape(batch, length, keys.shape[2], num_groups, head_dim)
+    queries_BKMX = grouped_BTKGX.transpose(0, 2, 3, 1, 4).reshape(
+        batch, keys.shape[2], -1, head_dim
+    )
+    scores_BKMS = jnp.einsum(
+        "bkmx,bksx->bkms",
+        queries_BKMX,
+        keys.swapaxes(1, 2),
+        preferred_element_type=jnp.float32,
     )
     same_BTS = segment_ids[:, :, None] == segment_ids[:, None, :]
     visible_BTS = same_BTS & jnp.tril(jnp.ones((1, length, length), bool))
-    scores_BKGTS = jnp.where(
-        visible_BTS[:, None, None], scores_BKGTS * head_dim**-0.5, MASKED_SCORE
+    visible_BMS = jnp.tile(visible_BTS, (1, num_groups, 1))
+    scores_BKMS = jnp.where(visible_BMS[:, None], scores_BKMS * head_dim**-0.5, MASKED_SCORE)
+    weights_BKMS = jax.nn.softmax(scores_BKMS, axis=-1).astype(queries.dtype)
+    mixed_BKMX = jnp.einsum(
+        "bkms,bksx->bkmx",
+        weights_BKMS,
+        values.swapaxes(1, 2),
+        preferred_element_type=jnp.float32,
     )
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(queries.dtype)
-    mixed_BTKGX = jnp.einsum(
-        "bkgts,bskx->btkgx", weights_BKGTS, values, preferred_element_type=jnp.float32
-    )
+    mixed_BKGTX = mixed_BKMX.reshape(batch, keys.shape[2], num_groups, length, head_dim)
+    mixed_BTKGX = mixed_BKGTX.transpose(0, 3, 1, 2, 4)
     return mixed_BTKGX.reshape(batch, length, num_heads, head_dim).astype(queries.dtype)

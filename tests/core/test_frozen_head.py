@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core_jax.errors import ConfigError
-from core_jax.losses import chunked_token_log_probs
-from reasoning_jax.align.frozen_head import frozen_head_log_probs
+from core_jax.frozen_head import frozen_head_log_probs, frozen_head_scores
+from core_jax.losses import chunked_token_log_probs, chunked_token_scores
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 11, 7, 29
 CHUNKS = (1, 4, 11, 13)
@@ -41,6 +41,21 @@ def test_values_are_the_same_with_and_without_a_gradient():
     alone = frozen_head_log_probs(hidden, head, targets, chunk=4)
     beside, _ = jax.vjp(lambda h: frozen_head_log_probs(h, head, targets, chunk=4), hidden)
     np.testing.assert_allclose(alone, beside, rtol=1e-6, atol=1e-6)
+
+
+def test_tops_are_those_of_any_matrix_with_and_without_a_gradient():
+    hidden, head, _, _ = made_up()
+    best = jnp.argmax(hidden @ head, axis=-1)
+    targets = jnp.where(jnp.arange(LENGTH) % 2 == 0, best, (best + 1) % VOCABULARY)
+    expected = chunked_token_scores(hidden, head, targets, chunk=4).is_top
+    np.testing.assert_array_equal(expected, targets == best)
+
+    def scored(hidden):
+        scores = frozen_head_scores(hidden, head, targets, chunk=4)
+        return scores.log_probs.sum(), scores.is_top
+
+    np.testing.assert_array_equal(scored(hidden)[1], expected)
+    np.testing.assert_array_equal(jax.grad(scored, has_aux=True)(hidden)[1], expected)
 
 
 def test_no_gradient_reaches_the_matrix():
