@@ -237,7 +237,8 @@ def is_top(
     [True, False]
     """
     # Any of bits, and not their sum: counting takes as many integers as there are logits.
-    is_other = jnp.arange(logits.shape[-1]) != targets[..., None]
+    classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    is_other = classes != targets[..., None]
     return ~jnp.any((logits >= picked) & is_other, axis=-1)
 
 
