@@ -44,17 +44,17 @@ class Options:
 
 
 def random_weights() -> tuple[list[PyTree], Array]:
-    """Per layer query, key and value, out, gate and up, down, output dimensions first; table."""
+    """Per layer query with key and value, out, gate and up, down, outputs first; the table."""
     config = smollm2_135m()
     model, ff = config.model_dim, config.hidden_dim
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes = ((query, model), (2 * key, model), (model, query), (2 * ff, model), (model, ff))
+    shapes = ((query + 2 * key, model), (model, query), (2 * ff, model), (model, ff))
 
     def draw(index: int, shape: tuple[int, int]) -> Array:
         return jax.random.normal(jax.random.key(index), shape) * shape[1] ** -0.5
 
     layers = [
-        [draw(5 * layer + index, shape) for index, shape in enumerate(shapes)]
+        [draw(4 * layer + index, shape) for index, shape in enumerate(shapes)]
         for layer in range(config.num_layers)
     ]
     return layers, draw(10**6, (config.vocab_size, model))
@@ -63,17 +63,22 @@ def random_weights() -> tuple[list[PyTree], Array]:
 def decoding(layers: list[PyTree], head: PyTree, hidden: PyTree) -> PyTree:
     """Every product of a step: the rows of the batch are columns. JAX and PyTorch alike."""
     kept = []
-    for query, key_value, out, gate_up, down in layers:
-        kept.append(key_value @ hidden)
-        hidden = out @ (query @ hidden)
+    for query_key_value, out, gate_up, down in layers:
+        parts = query_key_value @ hidden
+        kept.append(parts[out.shape[1] :])
+        hidden = out @ parts[: out.shape[1]]
         gate, up = (gate_up @ hidden).reshape(2, down.shape[1], hidden.shape[1])
         hidden = down @ (gate + up)
     return head @ hidden, kept
 
 
 def _layer(weights: PyTree, tokens: PyTree) -> PyTree:
-    """A layer's products forward, tokens first; keys and values are added where queries are."""
-    query, key_value, out, gate_up, down = weights
+    """A layer's products forward, tokens first; keys and values are added where queries are.
+
+    Queries apart from keys and values, as in training.
+    """
+    query_key_value, out, gate_up, down = weights
+    query, key_value = query_key_value[: out.shape[1]], query_key_value[out.shape[1] :]
     queries, keys_values = tokens @ query.T, tokens @ key_value.T
     width = keys_values.shape[1]
     mixed = jnp.concatenate([queries[:, :width] + keys_values, queries[:, width:]], axis=1)
@@ -105,18 +110,22 @@ def torch_programs(layers: list[PyTree], head: Array) -> dict[str, Callable[[], 
 
     weights = [[tensor(one) for one in layer] for layer in layers]
     table = tensor(head)
+    config = smollm2_135m()
+    width = config.num_kv_heads * config.head_dim
     columns = torch.ones(head.shape[1], DECODED)
     rows = torch.ones(TRAINED, head.shape[1])
 
     def train() -> torch.Tensor:
         tokens = rows
-        for query, key_value, out, gate_up, down in weights:
+        for query_key_value, out, gate_up, down in weights:
+            query, key_value = query_key_value.split([out.shape[1], 2 * width])
             queries, keys_values = tokens @ query.T, tokens @ key_value.T
             queries[:, : keys_values.shape[1]] += keys_values
             both = (queries @ out.T) @ gate_up.T
             tokens = (both[:, : down.shape[1]] + both[:, down.shape[1] :]) @ down.T
         tokens = torch.cat([(one @ table.T) @ table for one in tokens.split(LOGITS_AT_A_TIME)])
-        for query, key_value, out, gate_up, down in reversed(weights):
+        for query_key_value, out, gate_up, down in reversed(weights):
+            query, key_value = query_key_value.split([out.shape[1], 2 * width])
             both = (tokens @ down).repeat(1, 2)
             queries = (both @ gate_up) @ out
             tokens = queries @ query + queries[:, : key_value.shape[0]] @ key_value

@@ -40,7 +40,7 @@ from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.contrastive_run import sampling_config
 from reasoning_jax.data.prompts import example_text
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.decoding import DecodingWeights, KvCache, for_decoding
+from reasoning_jax.model.decoding import DecodingWeights, KvCache, empty_cache, for_decoding
 from reasoning_jax.model.flops import token_flops
 from reasoning_jax.model.shardings import CACHE_SPEC, DECODING_RULES, RULES
 from reasoning_jax.sampling.rows import (
@@ -277,10 +277,11 @@ class _Engine:
             sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
         )
         dtype = cache_dtype(self.model, self.config.engine, mesh)
-        shape = (num_prompts, self.model.num_kv_heads, length, self.model.head_dim)
-        part = jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, CACHE_SPEC))
-        parts = (part,) * self.model.num_layers
-        return logits, KvCache(keys=parts, values=parts)
+        cache = jax.eval_shape(
+            functools.partial(empty_cache, self.model, num_prompts, length, dtype)
+        )
+        spread = jax.tree.map(lambda _: NamedSharding(mesh, CACHE_SPEC), cache)
+        return logits, placed(cache, spread)
 
     def _rows(self, mesh: Mesh) -> Rows:
         """Rows at their full length."""

@@ -3,8 +3,9 @@
 Decoding reads every weight for a handful of tokens, so it is bound by how fast matrices times a
 few columns go. Weights are therefore taken apart and turned once per model (`for_decoding`):
 layers apart, so that no step copies a slice of a stack, and output dimensions first with the
-rows of the batch as columns, which is how matrices lie in memory for such products. Adapters must
-be merged first.
+rows of the batch as columns, which is how matrices lie in memory for such products. What reads the
+same numbers is one matrix: a few columns keep no core busy with small ones. Cached keys lie as
+scores need them, slots last. Adapters must be merged first.
 
 Dimension key: B rows of the batch, P prompts, T tokens, N tokens of all prompts (P * T), I rows to
 write, S cache slots, D model, H query heads, K key heads, G queries per key head, X head dimension,
@@ -33,14 +34,10 @@ class LayerWeights(NamedTuple):
 
     attention_norm: Array
     """[D]"""
-    query: Array
-    """[H, X, D]"""
-    key_value: Array
-    """[2, K, X, D]"""
-    query_bias: Array | None
-    """[H, X], where the model has biases."""
-    key_value_bias: Array | None
-    """[2, K, X], likewise."""
+    query_key_value: Array
+    """[K, G + 2, X, D]: of each key head its queries, then its key, then its value."""
+    query_key_value_bias: Array | None
+    """[K, G + 2, X], where the model has biases."""
     out: Array
     """[D, H, X]"""
     mlp_norm: Array
@@ -67,20 +64,20 @@ class DecodingWeights(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KvCache:
-    """Rotated keys and values of the tokens so far: one pair of arrays [B, K, S, X] per layer.
+    """Rotated keys and values of the tokens so far.
 
     A row's token at position t lies in slot t. Slots past a row's position hold anything.
     """
 
     keys: PyTree
-    """Tuple over layers."""
+    """[B, K, X, S], a tuple over layers."""
     values: PyTree
-    """Tuple over layers."""
+    """[B, K, S, X], a tuple over layers."""
 
     @property
     def num_slots(self) -> int:
         """Slots per row, S."""
-        return self.keys[0].shape[2]
+        return self.keys[0].shape[3]
 
 
 def for_decoding(config: DecoderConfig, params: Params) -> DecodingWeights:
@@ -107,19 +104,21 @@ def for_decoding(config: DecoderConfig, params: Params) -> DecodingWeights:
         kernel = linear["kernel"].astype(dtype)
         return jnp.moveaxis(kernel, range(num_inputs), range(-num_inputs, 0))
 
+    def by_key_head(query: Array, key: Array, value: Array) -> Array:
+        """[H, ...] and twice [K, ...] -> [K, G + 2, ...]."""
+        queries = query.reshape(config.num_kv_heads, -1, *query.shape[1:])
+        return jnp.concatenate([queries, key[:, None], value[:, None]], axis=1)
+
     def one_layer(layer: Params) -> LayerWeights:
         attention, mlp = layer["attention"], layer["mlp"]
-        bias = key_value_bias = None
+        names = ("query", "key", "value")
+        bias = None
         if config.qkv_bias:
-            bias = attention["query"]["bias"].astype(dtype)
-            both = (attention["key"]["bias"], attention["value"]["bias"])
-            key_value_bias = jnp.stack(both).astype(dtype)
+            bias = by_key_head(*(attention[name]["bias"].astype(dtype) for name in names))
         return LayerWeights(
             attention_norm=layer["attention_norm"]["scale"],
-            query=turned(attention["query"]),
-            key_value=jnp.stack([turned(attention["key"]), turned(attention["value"])]),
-            query_bias=bias,
-            key_value_bias=key_value_bias,
+            query_key_value=by_key_head(*(turned(attention[name]) for name in names)),
+            query_key_value_bias=bias,
             out=turned(attention["out"], 2),
             mlp_norm=layer["mlp_norm"]["scale"],
             gate_up=jnp.stack([turned(mlp["gate"]), turned(mlp["up"])]),
@@ -142,15 +141,36 @@ def empty_cache(config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp
       num_slots: tokens that a row can hold, S.
       dtype: of keys and values.
     """
-    shape = (num_rows, config.num_kv_heads, num_slots, config.head_dim)
-    zeros = [jnp.zeros(shape, dtype) for _ in range(2 * config.num_layers)]
-    return KvCache(keys=tuple(zeros[::2]), values=tuple(zeros[1::2]))
+    heads = (num_rows, config.num_kv_heads)
+    layers = range(config.num_layers)
+    return KvCache(
+        keys=tuple(jnp.zeros((*heads, config.head_dim, num_slots), dtype) for _ in layers),
+        values=tuple(jnp.zeros((*heads, num_slots, config.head_dim), dtype) for _ in layers),
+    )
 
 
-def grow_cache(cache: KvCache, num_slots: int) -> KvCache:
-    """The same cache with room for `num_slots` tokens per row."""
+def grow_cache(cache: KvCache, num_slots: int, *, delete: bool = False) -> KvCache:
+    """The same cache with room for more tokens per row.
+
+    Args:
+      cache: what there is.
+      num_slots: tokens that a row can hold then, at least as many as now.
+      delete: whether each part is deleted once it is copied, so that no more than one part is
+        there twice; the caller gives the cache up.
+    """
     added = num_slots - cache.num_slots
-    return jax.tree.map(lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, added), (0, 0))), cache)
+
+    def grow(part: Array, dim: int) -> Array:
+        widths = [(0, added if each == dim else 0) for each in range(part.ndim)]
+        grown = jnp.pad(part, widths)
+        if delete:
+            part.delete()
+        return grown
+
+    return KvCache(
+        keys=tuple(grow(part, 3) for part in cache.keys),
+        values=tuple(grow(part, 2) for part in cache.values),
+    )
 
 
 def insert_rows(
@@ -172,15 +192,15 @@ def insert_rows(
       mesh: where both are, if on several devices.
     """
 
-    def place(layer: Array, prefilled_PKTX: Array) -> Array:
+    def place(layer: Array, prompts_P: Array) -> Array:
         if mesh is not None:
             # Any device's row may take any prompt: each part travels once, and not once per row.
             everywhere = NamedSharding(mesh, PartitionSpec(None, "tensor"))
-            prefilled_PKTX = jax.lax.with_sharding_constraint(prefilled_PKTX, everywhere)
+            prompts_P = jax.lax.with_sharding_constraint(prompts_P, everywhere)
 
         def write(index: Array, layer: Array) -> Array:
-            prompt_1KTX = jax.lax.dynamic_slice_in_dim(prefilled_PKTX, prompts[index], 1)
-            return jax.lax.dynamic_update_slice(layer, prompt_1KTX, (rows[index], 0, 0, 0))
+            prompt_1 = jax.lax.dynamic_slice_in_dim(prompts_P, prompts[index], 1)
+            return jax.lax.dynamic_update_slice(layer, prompt_1, (rows[index], 0, 0, 0))
 
         return jax.lax.fori_loop(0, count, write, layer)
 
@@ -234,7 +254,7 @@ def prefill(
         hidden_DN = hidden_DN + _times(layer.out, mixed_HXN, 2)
         normed_DN = _norm_columns(hidden_DN, layer.mlp_norm, config.norm_eps)
         hidden_DN = over_batch(hidden_DN + _gated_mlp(layer, normed_DN), mesh, 1)
-        keys.append(new_keys.swapaxes(1, 2).astype(dtype))
+        keys.append(new_keys.transpose(0, 2, 3, 1).astype(dtype))
         values.append(new_values.swapaxes(1, 2).astype(dtype))
     last_P = jnp.arange(num_prompts) * length + lengths - 1
     return _head(config, weights, hidden_DN[:, last_P]), KvCache(
@@ -266,15 +286,15 @@ def decode_step(
     angles = (table[0][positions][:, None], table[1][positions][:, None])
     hidden_DB = weights.embed[tokens].T
     keys, values = [], []
-    for layer, keys_BKSX, values_BKSX in zip(weights.layers, cache.keys, cache.values, strict=True):
+    for layer, keys_BKXS, values_BKSX in zip(weights.layers, cache.keys, cache.values, strict=True):
         normed_DB = _norm_columns(hidden_DB, layer.attention_norm, config.norm_eps)
-        mixed_DB, keys_BKSX, values_BKSX = _attend(
-            layer, normed_DB, angles, positions, keys_BKSX, values_BKSX
+        mixed_DB, keys_BKXS, values_BKSX = _attend(
+            layer, normed_DB, angles, positions, keys_BKXS, values_BKSX
         )
         hidden_DB = hidden_DB + mixed_DB
         normed_DB = _norm_columns(hidden_DB, layer.mlp_norm, config.norm_eps)
         hidden_DB = hidden_DB + _gated_mlp(layer, normed_DB)
-        keys.append(keys_BKSX)
+        keys.append(keys_BKXS)
         values.append(values_BKSX)
     return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
 
@@ -310,7 +330,7 @@ def _attend(
     normed_DB: Array,
     angles: tuple[Array, Array],
     positions_B: Array,
-    keys_BKSX: Array,
+    keys_BKXS: Array,
     values_BKSX: Array,
 ) -> tuple[Array, Array, Array]:
     """Attention of the new tokens to the cache, which gets them first."""
@@ -319,24 +339,23 @@ def _attend(
         part.transpose(2, 0, 1) for part in _project(layer, normed_DB)
     )
     queries_BHX = rotate(queries_BHX, *angles)
-    batch, num_kv_heads, num_slots, head_dim = keys_BKSX.shape
-    # One row of X numbers per (row, head): a compiler that scatters [K, X] at once would lay slots
-    # outside heads, and copy the cache there and back in every step.
-    at_BK = (
-        np.arange(batch)[:, None],
-        np.arange(num_kv_heads)[None],
-        jnp.broadcast_to(positions_B[:, None], (batch, num_kv_heads)),
-    )
+    batch, num_kv_heads, head_dim, num_slots = keys_BKXS.shape
+    # X numbers per (row, head): a compiler that scatters [K, X] at once would lay slots outside
+    # heads, and copy the cache there and back in every step.
+    rows_B1, heads_1K = np.arange(batch)[:, None], np.arange(num_kv_heads)[None]
+    slots_BK = jnp.broadcast_to(positions_B[:, None], (batch, num_kv_heads))
     in_place = {"unique_indices": True, "indices_are_sorted": True, "mode": "drop"}
-    keys_BKSX = keys_BKSX.at[at_BK].set(
-        rotate(new_keys_BKX, *angles).astype(keys_BKSX.dtype), **in_place
+    keys_BKXS = keys_BKXS.at[rows_B1, heads_1K, :, slots_BK].set(
+        rotate(new_keys_BKX, *angles).astype(keys_BKXS.dtype), **in_place
     )
-    values_BKSX = values_BKSX.at[at_BK].set(new_values_BKX.astype(values_BKSX.dtype), **in_place)
+    values_BKSX = values_BKSX.at[rows_B1, heads_1K, slots_BK].set(
+        new_values_BKX.astype(values_BKSX.dtype), **in_place
+    )
     grouped_BKGX = queries_BHX.reshape(batch, num_kv_heads, -1, head_dim)
     scores_BKGS = jnp.einsum(
-        "bkgx,bksx->bkgs",
-        grouped_BKGX.astype(keys_BKSX.dtype),
-        keys_BKSX,
+        "bkgx,bkxs->bkgs",
+        grouped_BKGX.astype(keys_BKXS.dtype),
+        keys_BKXS,
         preferred_element_type=jnp.float32,
     )
     visible_BS = jnp.arange(num_slots)[None] <= positions_B[:, None]
@@ -346,16 +365,15 @@ def _attend(
         "bkgs,bksx->bkgx", weights_BKGS, values_BKSX, preferred_element_type=jnp.float32
     )
     mixed_HXB = mixed_BKGX.astype(dtype).reshape(batch, -1, head_dim).transpose(1, 2, 0)
-    return _times(layer.out, mixed_HXB, 2), keys_BKSX, values_BKSX
+    return _times(layer.out, mixed_HXB, 2), keys_BKXS, values_BKSX
 
 
 def _project(layer: LayerWeights, normed_DB: Array) -> tuple[Array, Array, Array]:
     """Queries [H, X, B], keys and values [K, X, B], before rotation."""
-    queries_HXB, new_2KXB = _times(layer.query, normed_DB), _times(layer.key_value, normed_DB)
-    if layer.query_bias is not None and layer.key_value_bias is not None:
-        queries_HXB = queries_HXB + layer.query_bias[..., None]
-        new_2KXB = new_2KXB + layer.key_value_bias[..., None]
-    return queries_HXB, new_2KXB[0], new_2KXB[1]
+    parts = _times(layer.query_key_value, normed_DB)
+    if layer.query_key_value_bias is not None:
+        parts = parts + layer.query_key_value_bias[..., None]
+    return parts[:, :-2].reshape(-1, *parts.shape[2:]), parts[:, -2], parts[:, -1]
 
 
 def _gated_mlp(layer: LayerWeights, normed_DB: Array) -> Array:

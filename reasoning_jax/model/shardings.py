@@ -36,10 +36,8 @@ DECODING_RULES = (
     (r"(^|/)(embed)$", P(None, ("fsdp", "tensor"))),
     (r"(^|/)(head)$", P("tensor", "fsdp")),
     (r"norm$", P()),
-    (r"/query$", P("tensor", None, "fsdp")),
-    (r"/key_value$", P(None, "tensor", None, "fsdp")),
-    (r"/query_bias$", P("tensor")),
-    (r"/key_value_bias$", P(None, "tensor")),
+    (r"/query_key_value$", P("tensor", None, None, "fsdp")),
+    (r"/query_key_value_bias$", P("tensor")),
     (r"/out$", P("fsdp", "tensor")),
     (r"/gate_up$", P(None, "tensor", "fsdp")),
     (r"/down$", P("fsdp", "tensor")),
@@ -47,4 +45,5 @@ DECODING_RULES = (
 """Sharding rules of `reasoning_jax.model.decoding.for_decoding`."""
 
 CACHE_SPEC = P(BATCH_AXES, "tensor")
-"""Of cached keys and values [B, K, S, X]: rows over the batch axes, key heads over `tensor`."""
+"""Of cached keys [B, K, X, S] and values [B, K, S, X]: rows over the batch axes, key heads over
+`tensor`."""

@@ -116,17 +116,11 @@ def grow_rows(rows: Rows, num_slots: int) -> Rows:
     """The same rows with room for `num_slots` tokens each.
 
     Args:
-      rows: given up by the caller: each part of its cache is deleted once it is copied, so that
-        no more than one part is there twice.
+      rows: given up by the caller: its cache is deleted part by part.
       num_slots: at least as many as there are.
     """
-
-    def grow(part: Array) -> Array:
-        grown = grow_cache(KvCache(keys=(part,), values=()), num_slots).keys[0]
-        part.delete()
-        return grown
-
-    return dataclasses.replace(rows, cache=jax.tree.map(grow, rows.cache))
+    cache = grow_cache(rows.cache, num_slots, delete=True)
+    return dataclasses.replace(rows, cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype", "mesh"))
