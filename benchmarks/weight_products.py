@@ -1,8 +1,8 @@
 """What a model's products with its weights take by themselves, in XLA and in PyTorch.
 
-    python -m benchmarks.weight_products [--rounds 5] [--json]
+    python -m benchmarks.weight_products [--dtype FLOAT32] [--rounds 5] [--json]
 
-SmolLM2-135M's shapes, random float32 values, nothing but the products: no attention, norms,
+SmolLM2-135M's shapes, random values, nothing but the products: no attention, norms,
 softmax, cache or optimizer. Two uses:
 
 - decoding: 32 tokens, output dimensions first (`reasoning_jax/model/decoding.py`);
@@ -28,6 +28,7 @@ import tyro
 from benchmarks.moe_layer import hardware
 from benchmarks.sampling import best_seconds, matmul_flops, read_bandwidth
 from core_jax.arrays import Array, PyTree
+from core_jax.nn.linear import ComputeDtype
 from reasoning_jax.model.presets import smollm2_135m
 
 DECODED, TRAINED, LOGITS_AT_A_TIME = 32, 2048, 1024
@@ -37,13 +38,15 @@ DECODED, TRAINED, LOGITS_AT_A_TIME = 32, 2048, 1024
 class Options:
     """Command line."""
 
+    dtype: ComputeDtype = ComputeDtype.FLOAT32
+    """Of weights and tokens; sums are in float32."""
     rounds: int = 5
     """How often each runs after its first time."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
-def random_weights() -> tuple[list[PyTree], Array]:
+def random_weights(dtype: jnp.dtype) -> tuple[list[PyTree], Array]:
     """Per layer query with key and value, out, gate and up, down, outputs first; the table."""
     config = smollm2_135m()
     model, ff = config.model_dim, config.hidden_dim
@@ -51,7 +54,7 @@ def random_weights() -> tuple[list[PyTree], Array]:
     shapes = ((query + 2 * key, model), (model, query), (2 * ff, model), (model, ff))
 
     def draw(index: int, shape: tuple[int, int]) -> Array:
-        return jax.random.normal(jax.random.key(index), shape) * shape[1] ** -0.5
+        return (jax.random.normal(jax.random.key(index), shape) * shape[1] ** -0.5).astype(dtype)
 
     layers = [
         [draw(4 * layer + index, shape) for index, shape in enumerate(shapes)]
@@ -106,14 +109,15 @@ def torch_programs(layers: list[PyTree], head: Array) -> dict[str, Callable[[], 
     import torch
 
     def tensor(array: Array) -> torch.Tensor:
-        return torch.from_numpy(np.array(array))
+        wide = torch.from_numpy(np.array(array, np.float32))
+        return wide.to(getattr(torch, array.dtype.name))
 
     weights = [[tensor(one) for one in layer] for layer in layers]
     table = tensor(head)
     config = smollm2_135m()
     width = config.num_kv_heads * config.head_dim
-    columns = torch.ones(head.shape[1], DECODED)
-    rows = torch.ones(TRAINED, head.shape[1])
+    columns = torch.ones(head.shape[1], DECODED, dtype=table.dtype)
+    rows = torch.ones(TRAINED, head.shape[1], dtype=table.dtype)
 
     def train() -> torch.Tensor:
         tokens = rows
@@ -139,10 +143,11 @@ def torch_programs(layers: list[PyTree], head: Array) -> dict[str, Callable[[], 
 
 def main(options: Options) -> None:
     """Times both uses and prints them beside their bounds."""
-    layers, head = random_weights()
+    dtype = options.dtype.dtype
+    layers, head = random_weights(dtype)
     width = head.shape[1]
     decode, train = jax.jit(decoding), jax.jit(training)
-    columns, rows = jnp.ones((width, DECODED)), jnp.ones((TRAINED, width))
+    columns, rows = jnp.ones((width, DECODED), dtype), jnp.ones((TRAINED, width), dtype)
     ours = {
         "decoding": lambda: jax.block_until_ready(decode(layers, head, columns)),
         "training": lambda: jax.block_until_ready(train(layers, head, rows)),
@@ -151,15 +156,18 @@ def main(options: Options) -> None:
     if importlib.util.find_spec("torch"):
         programs["PyTorch"] = torch_programs(layers, head)
     num_weights = sum(one.size for one in jax.tree.leaves((layers, head)))
-    flops, bandwidth = matmul_flops(jnp.dtype("float32")), read_bandwidth()
+    flops, bandwidth = matmul_flops(dtype), read_bandwidth()
     bounds = {
-        "decoding": max(2 * num_weights * DECODED / flops, 4 * num_weights / bandwidth),
+        "decoding": max(
+            2 * num_weights * DECODED / flops, dtype.itemsize * num_weights / bandwidth
+        ),
         "training": 4 * num_weights * TRAINED / flops,
     }
     results = {
         "benchmark": "weight_products",
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
+        "dtype": options.dtype.value,
         "matmul_gflops": flops / 1e9,
         "bandwidth_gb": bandwidth / 1e9,
         "bound_seconds": bounds,
@@ -182,7 +190,7 @@ def text(results: dict) -> str:
     bounds = results["bound_seconds"]
     lines = [
         f"{results['hardware']}",
-        f"matmul {results['matmul_gflops']:.0f} GFLOP/s, memory {results['bandwidth_gb']:.0f} GB/s",
+        f"{results['dtype']}: matmul {results['matmul_gflops']:.0f} GFLOP/s, memory {results['bandwidth_gb']:.0f} GB/s",
     ]
     for use, bound in bounds.items():
         lines.append(f"{use}: bound {1e3 * bound:.1f} ms")

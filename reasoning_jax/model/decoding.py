@@ -234,7 +234,7 @@ def prefill(
     cos_TY, sin_TY = rotation(jnp.arange(length), frequencies)
     angles = (cos_TY[None, :, None], sin_TY[None, :, None])
     is_token_PT = jnp.arange(length)[None] < lengths[:, None]
-    hidden_DN = over_batch(weights.embed[tokens.reshape(-1)].T, mesh, 1)
+    hidden_DN = over_batch(_embedded(weights, tokens.reshape(-1)), mesh, 1)
     keys, values = [], []
     for layer in weights.layers:
         normed_DN = _norm_columns(hidden_DN, layer.attention_norm, config.norm_eps)
@@ -284,7 +284,7 @@ def decode_step(
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     table = rotation(jnp.arange(cache.num_slots), frequencies)  # outside the loop over steps
     angles = (table[0][positions][:, None], table[1][positions][:, None])
-    hidden_DB = weights.embed[tokens].T
+    hidden_DB = _embedded(weights, tokens)
     keys, values = [], []
     for layer, keys_BKXS, values_BKSX in zip(weights.layers, cache.keys, cache.values, strict=True):
         normed_DB = _norm_columns(hidden_DB, layer.attention_norm, config.norm_eps)
@@ -297,6 +297,28 @@ def decode_step(
         keys.append(keys_BKXS)
         values.append(values_BKSX)
     return _head(config, weights, hidden_DB), KvCache(keys=tuple(keys), values=tuple(values))
+
+
+def _embedded(weights: DecodingWeights, tokens_N: Array) -> Array:
+    """Embeddings [D, N], gathered as columns.
+
+    Rows that are turned afterwards would turn all of the residual stream under XLA for CPUs, down
+    to the product with the head. There a gather of bfloat16 makes float32 of the whole table too,
+    in every step: bits are gathered instead.
+    """
+    table_VD = weights.embed
+    is_narrow = table_VD.dtype.itemsize == 2
+    bits_VD = jax.lax.bitcast_convert_type(table_VD, jnp.uint16) if is_narrow else table_VD
+    columns_DN = jax.lax.gather(
+        bits_VD,
+        tokens_N[:, None],
+        jax.lax.GatherDimensionNumbers(
+            offset_dims=(0,), collapsed_slice_dims=(0,), start_index_map=(0,)
+        ),
+        slice_sizes=(1, table_VD.shape[1]),
+        mode="clip",
+    )
+    return jax.lax.bitcast_convert_type(columns_DN, table_VD.dtype)
 
 
 def _head(config: DecoderConfig, weights: DecodingWeights, hidden_DB: Array) -> Array:
