@@ -63,16 +63,27 @@ def random_weights(dtype: jnp.dtype) -> tuple[list[PyTree], Array]:
     return layers, draw(10**6, (config.vocab_size, model))
 
 
-def decoding(layers: list[PyTree], head: PyTree, hidden: PyTree) -> PyTree:
+def times(left: Array, right: Array) -> Array:
+    """Summed in float32, in the operands' dtype: the product of all our models."""
+    product = jnp.matmul(left, right, preferred_element_type=jnp.float32)
+    return product.astype(left.dtype)
+
+
+def decoding(
+    layers: list[PyTree],
+    head: PyTree,
+    hidden: PyTree,
+    times: Callable[[PyTree, PyTree], PyTree] = times,
+) -> PyTree:
     """Every product of a step: the rows of the batch are columns. JAX and PyTorch alike."""
     kept = []
     for query_key_value, out, gate_up, down in layers:
-        parts = query_key_value @ hidden
+        parts = times(query_key_value, hidden)
         kept.append(parts[out.shape[1] :])
-        hidden = out @ parts[: out.shape[1]]
-        gate, up = (gate_up @ hidden).reshape(2, down.shape[1], hidden.shape[1])
-        hidden = down @ (gate + up)
-    return head @ hidden, kept
+        hidden = times(out, parts[: out.shape[1]])
+        gate, up = times(gate_up, hidden).reshape(2, down.shape[1], hidden.shape[1])
+        hidden = times(down, gate + up)
+    return times(head, hidden), kept
 
 
 def _layer(weights: PyTree, tokens: PyTree) -> PyTree:
@@ -82,11 +93,11 @@ def _layer(weights: PyTree, tokens: PyTree) -> PyTree:
     """
     query_key_value, out, gate_up, down = weights
     query, key_value = query_key_value[: out.shape[1]], query_key_value[out.shape[1] :]
-    queries, keys_values = tokens @ query.T, tokens @ key_value.T
+    queries, keys_values = times(tokens, query.T), times(tokens, key_value.T)
     width = keys_values.shape[1]
     mixed = jnp.concatenate([queries[:, :width] + keys_values, queries[:, width:]], axis=1)
-    both = (mixed @ out.T) @ gate_up.T
-    return (both[:, : down.shape[1]] + both[:, down.shape[1] :]) @ down.T
+    both = times(times(mixed, out.T), gate_up.T)
+    return times(both[:, : down.shape[1]] + both[:, down.shape[1] :], down.T)
 
 
 def training(layers: list[PyTree], head: Array, tokens: Array) -> tuple[Array, Array]:
@@ -99,7 +110,7 @@ def training(layers: list[PyTree], head: Array, tokens: Array) -> tuple[Array, A
 
     hidden, pull = jax.vjp(forward, tokens)
     chunks = hidden.reshape(-1, LOGITS_AT_A_TIME, hidden.shape[1])
-    gradient = jax.lax.map(lambda chunk: (chunk @ head.T) @ head, chunks)
+    gradient = jax.lax.map(lambda chunk: times(times(chunk, head.T), head), chunks)
     return hidden, pull(gradient.reshape(hidden.shape))[0]
 
 
@@ -136,7 +147,7 @@ def torch_programs(layers: list[PyTree], head: Array) -> dict[str, Callable[[], 
         return tokens
 
     return {
-        "decoding": torch.inference_mode()(lambda: decoding(weights, table, columns)),
+        "decoding": torch.inference_mode()(lambda: decoding(weights, table, columns, torch.matmul)),
         "training": torch.inference_mode()(train),
     }
 
@@ -188,10 +199,10 @@ def _timed(program: Callable[[], object], rounds: int) -> float:
 def text(results: dict) -> str:
     """The results in lines."""
     bounds = results["bound_seconds"]
-    lines = [
-        f"{results['hardware']}",
-        f"{results['dtype']}: matmul {results['matmul_gflops']:.0f} GFLOP/s, memory {results['bandwidth_gb']:.0f} GB/s",
-    ]
+    speeds = (
+        f"matmul {results['matmul_gflops']:.0f} GFLOP/s, memory {results['bandwidth_gb']:.0f} GB/s"
+    )
+    lines = [f"{results['hardware']}", f"{results['dtype']}: {speeds}"]
     for use, bound in bounds.items():
         lines.append(f"{use}: bound {1e3 * bound:.1f} ms")
         for name, seconds in results["seconds"].items():
