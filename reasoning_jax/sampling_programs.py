@@ -40,8 +40,9 @@ from reasoning_jax.config import EvaluateConfig
 from reasoning_jax.contrastive_run import sampling_config
 from reasoning_jax.data.prompts import example_text
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.decoding import DecodingWeights, KvCache, empty_cache, for_decoding
+from reasoning_jax.model.decoding import DecodingWeights, for_decoding
 from reasoning_jax.model.flops import token_flops
+from reasoning_jax.model.kv_cache import KvCache, empty_cache
 from reasoning_jax.model.shardings import CACHE_SPEC, DECODING_RULES, RULES
 from reasoning_jax.sampling.rows import (
     Filling,

@@ -4,28 +4,28 @@ Decoding reads every weight for a handful of tokens, so it is bound by how fast 
 few columns go. Weights are therefore taken apart and turned once per model (`for_decoding`):
 layers apart, so that no step copies a slice of a stack, and output dimensions first with the
 rows of the batch as columns, which is how matrices lie in memory for such products. What reads the
-same numbers is one matrix: a few columns keep no core busy with small ones. Cached keys lie as
-scores need them, slots last. Adapters must be merged first.
+same numbers is one matrix: a few columns keep no core busy with small ones. Adapters must be merged
+first.
 
-Dimension key: B rows of the batch, P prompts, T tokens, N tokens of all prompts (P * T), I rows to
-write, S cache slots, D model, H query heads, K key heads, G queries per key head, X head dimension,
-Y half of it, F hidden, V vocabulary, L layers.
+Dimension key: B rows of the batch, P prompts, T tokens, N tokens of all prompts (P * T), S cache
+slots, D model, H query heads, K key heads, G queries per key head, X head dimension, Y half of it,
+F hidden, V vocabulary, L layers.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from core_jax.arrays import Array, Float, Int, Params, PyTree
+from core_jax.arrays import Array, Float, Int, Params
 from core_jax.errors import ConfigError
 from core_jax.mesh import over_batch
 from core_jax.nn.stack import layers_apart
 from reasoning_jax.model.attention import MASKED_SCORE, attend_causally
 from reasoning_jax.model.config import DecoderConfig
+from reasoning_jax.model.kv_cache import KvCache
 from reasoning_jax.model.rope import inverse_frequencies, rotate, rotation
 
 
@@ -59,25 +59,6 @@ class DecodingWeights(NamedTuple):
     """[D]"""
     head: Array
     """[V, D]; the embedding table itself where embeddings are tied."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KvCache:
-    """Rotated keys and values of the tokens so far.
-
-    A row's token at position t lies in slot t. Slots past a row's position hold anything.
-    """
-
-    keys: PyTree
-    """[B, K, X, S], a tuple over layers."""
-    values: PyTree
-    """[B, K, S, X], a tuple over layers."""
-
-    @property
-    def num_slots(self) -> int:
-        """Slots per row, S."""
-        return self.keys[0].shape[3]
 
 
 def for_decoding(config: DecoderConfig, params: Params) -> DecodingWeights:
@@ -130,81 +111,6 @@ def for_decoding(config: DecoderConfig, params: Params) -> DecodingWeights:
     layers = tuple(one_layer(layer) for layer in layers_apart(params["layers"]))
     final_norm = params["final_norm"]["scale"]
     return DecodingWeights(embed=embed, layers=layers, final_norm=final_norm, head=head)
-
-
-def empty_cache(config: DecoderConfig, num_rows: int, num_slots: int, dtype: jnp.dtype) -> KvCache:
-    """A cache of zeros.
-
-    Args:
-      config: the architecture.
-      num_rows: rows of the batch, B.
-      num_slots: tokens that a row can hold, S.
-      dtype: of keys and values.
-    """
-    heads = (num_rows, config.num_kv_heads)
-    layers = range(config.num_layers)
-    return KvCache(
-        keys=tuple(jnp.zeros((*heads, config.head_dim, num_slots), dtype) for _ in layers),
-        values=tuple(jnp.zeros((*heads, num_slots, config.head_dim), dtype) for _ in layers),
-    )
-
-
-def grow_cache(cache: KvCache, num_slots: int, *, delete: bool = False) -> KvCache:
-    """The same cache with room for more tokens per row.
-
-    Args:
-      cache: what there is.
-      num_slots: tokens that a row can hold then, at least as many as now.
-      delete: whether each part is deleted once it is copied, so that no more than one part is
-        there twice; the caller gives the cache up.
-    """
-    added = num_slots - cache.num_slots
-
-    def grow(part: Array, dim: int) -> Array:
-        widths = [(0, added if each == dim else 0) for each in range(part.ndim)]
-        grown = jnp.pad(part, widths)
-        if delete:
-            part.delete()
-        return grown
-
-    return KvCache(
-        keys=tuple(grow(part, 3) for part in cache.keys),
-        values=tuple(grow(part, 2) for part in cache.values),
-    )
-
-
-def insert_rows(
-    cache: KvCache,
-    prefilled: KvCache,
-    prompts: Int[Array, "I"],
-    rows: Int[Array, "I"],
-    count: Int[Array, ""],
-    mesh: Mesh | None = None,
-) -> KvCache:
-    """Copies prompts into rows of the cache; the other rows stay where they are in memory.
-
-    Args:
-      cache: given up by the caller, if it is to be changed in place.
-      prefilled: keys and values of P prompts, with at most as many slots.
-      prompts: which prompt each written row takes.
-      rows: the rows to write.
-      count: how many entries of `prompts` and `rows` count.
-      mesh: where both are, if on several devices.
-    """
-
-    def place(layer: Array, prompts_P: Array) -> Array:
-        if mesh is not None:
-            # Any device's row may take any prompt: each part travels once, and not once per row.
-            everywhere = NamedSharding(mesh, PartitionSpec(None, "tensor"))
-            prompts_P = jax.lax.with_sharding_constraint(prompts_P, everywhere)
-
-        def write(index: Array, layer: Array) -> Array:
-            prompt_1 = jax.lax.dynamic_slice_in_dim(prompts_P, prompts[index], 1)
-            return jax.lax.dynamic_update_slice(layer, prompt_1, (rows[index], 0, 0, 0))
-
-        return jax.lax.fori_loop(0, count, write, layer)
-
-    return jax.tree.map(place, cache, prefilled)
 
 
 def prefill(

@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 from core_jax.arrays import Array
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.decoding import DecodingWeights, KvCache
+from reasoning_jax.model.decoding import DecodingWeights
+from reasoning_jax.model.kv_cache import KvCache
 from reasoning_jax.sampling.config import EngineConfig, SamplingConfig
 from reasoning_jax.sampling.rows import (
     NO_TOKEN,

@@ -18,15 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from core_jax.arrays import Array, Float, Int, Key, PyTree
 from core_jax.mesh import BATCH_AXES, batch_sharding
 from reasoning_jax.model.config import DecoderConfig
-from reasoning_jax.model.decoding import (
-    DecodingWeights,
-    KvCache,
-    decode_step,
-    empty_cache,
-    grow_cache,
-    insert_rows,
-    prefill,
-)
+from reasoning_jax.model.decoding import DecodingWeights, decode_step, prefill
+from reasoning_jax.model.kv_cache import KvCache, empty_cache, grow_cache, insert_rows
 from reasoning_jax.model.shardings import CACHE_SPEC
 from reasoning_jax.sampling.choice import choose_tokens
 from reasoning_jax.sampling.config import SamplingConfig

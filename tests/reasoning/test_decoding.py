@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.model import decoder_lm, decoding
+from reasoning_jax.model import decoder_lm, decoding, kv_cache
 from tests.reasoning.model_cases import CONFIGS, PLAIN, in_bfloat16, make_params, make_tokens
 
 FLOAT32 = jnp.dtype("float32")
@@ -28,14 +28,14 @@ def test_cached_decoding_equals_the_full_forward(name):
     which = jnp.arange(3)
     logits_VP, prefilled = decoding.prefill(config, weights, tokens[:, :7], lengths, FLOAT32)
     np.testing.assert_allclose(logits_VP.T, expected[which, lengths - 1], rtol=0, atol=1e-5)
-    cache = decoding.insert_rows(
-        decoding.empty_cache(config, 5, 11, FLOAT32),
+    cache = kv_cache.insert_rows(
+        kv_cache.empty_cache(config, 5, 11, FLOAT32),
         prefilled,
         jnp.asarray([0, 1, 2, 0, 0]),
         jnp.asarray([4, 0, 2, 3, 3]),
         jnp.asarray(3),
     )
-    cache = decoding.grow_cache(cache, 17)
+    cache = kv_cache.grow_cache(cache, 17)
     positions = jnp.zeros(5, jnp.int32).at[rows].set(lengths)
     for step in range(5):
         new = jnp.zeros(5, jnp.int32).at[rows].set(tokens[which, lengths + step])
@@ -50,8 +50,8 @@ def test_rows_beyond_the_count_are_not_written():
     _, prefilled = decoding.prefill(
         PLAIN, weights, make_tokens(PLAIN, 2, 5), jnp.asarray([5, 5]), FLOAT32
     )
-    cache = decoding.insert_rows(
-        decoding.empty_cache(PLAIN, 3, 7, FLOAT32),
+    cache = kv_cache.insert_rows(
+        kv_cache.empty_cache(PLAIN, 3, 7, FLOAT32),
         prefilled,
         jnp.asarray([1, 0, 0]),
         jnp.asarray([2, 0, 1]),
@@ -66,11 +66,11 @@ def test_a_row_does_not_see_the_others():
     weights = decoding.for_decoding(PLAIN, make_params(PLAIN))
     cache = jax.tree.map(
         lambda part: jax.random.normal(jax.random.key(part.size), part.shape),
-        decoding.empty_cache(PLAIN, 2, 7, FLOAT32),
+        kv_cache.empty_cache(PLAIN, 2, 7, FLOAT32),
     )
     positions = jnp.asarray([3, 5])
     first, _ = decoding.decode_step(PLAIN, weights, jnp.asarray([1, 2]), positions, cache)
-    changed = decoding.KvCache(
+    changed = kv_cache.KvCache(
         keys=tuple(part.at[1].add(1.0).at[0, :, :, 4:].add(1.0) for part in cache.keys),
         values=tuple(part.at[1].add(1.0).at[0, :, 4:].add(1.0) for part in cache.values),
     )
@@ -88,7 +88,7 @@ def test_bfloat16_decoding_stays_near_its_own_full_forward():
     logits_VP, cache = decoding.prefill(
         config, weights, tokens[:, :6], jnp.asarray([6, 6]), jnp.dtype("bfloat16")
     )
-    cache = decoding.grow_cache(cache, 7)
+    cache = kv_cache.grow_cache(cache, 7)
     logits_VB, cache = decoding.decode_step(
         config, weights, tokens[:, 6], jnp.asarray([6, 6]), cache
     )
