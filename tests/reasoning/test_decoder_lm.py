@@ -139,7 +139,7 @@ def test_attention_scores_depend_on_relative_positions_alone():
 
 
 @pytest.mark.parametrize("remat", Remat)
-@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize("unroll", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_remat_and_unrolling_change_nothing(remat, unroll):
     config = dataclasses.replace(BIASED, remat=remat, unroll=unroll)
     params, inputs = make_params(BIASED), whole_rows(make_tokens(BIASED, 2, 7))
@@ -171,7 +171,12 @@ def test_keys_and_values_come_out_rotated_per_layer():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}]
+    "sizes",
+    [
+        pytest.param({"data": 8}, marks=pytest.mark.long),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.long),
+    ],
 )
 def test_sharded_equals_one_device(sizes):
     config = DecoderConfig(

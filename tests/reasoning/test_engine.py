@@ -143,6 +143,7 @@ def test_another_seed_gives_other_samples_and_the_same_greedy_text(usual):
     assert sum(other[key] != usual[key] for key in usual) > 0.9 * len(usual)
 
 
+@pytest.mark.long
 def test_on_a_mesh_as_on_one_device(usual):
     config = dataclasses.replace(
         PLAIN, vocab_size=264, model_dim=16, hidden_dim=24, num_kv_heads=2, num_heads=6

@@ -22,6 +22,8 @@ from tests.rec.align_cases import CONFIG, LOG_PROBS, batch, codes, params, sessi
 
 DPO = MethodConfig()
 BETA = DPO.effective_beta
+SAMPLES = [pytest.param(1, marks=pytest.mark.long), 2]
+"""Samples of a group: one is the decoder pass of a plain step."""
 
 
 def flat(preferences):
@@ -64,7 +66,7 @@ def assert_close(left, right, tolerance=1e-5):
         )
 
 
-@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_without_weight_it_is_the_next_token_loss(samples):
     """In value and gradient, padding included, with and without a shared decoder pass."""
     preferences = batch(3, samples, ragged=True)
@@ -75,7 +77,7 @@ def test_without_weight_it_is_the_next_token_loss(samples):
     assert_close(grads, expected_grads)
 
 
-@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_where_policy_and_reference_agree_dpo_is_log_2_with_the_gradient_of_the_formula(samples):
     """L = NTP + lambda P log 2 / n; a pair adds -(beta/2) (grad log pi_w - grad log pi_l) / n.
 
@@ -114,7 +116,7 @@ def test_where_policy_and_reference_agree_dpo_is_log_2_with_the_gradient_of_the_
     assert_close(grads, expected)
 
 
-@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_weights_of_the_codes_reach_the_gradient(samples):
     """At policy = reference a pair adds -(beta/2) sum_t (a_t grad log w_t - b_t grad log l_t) / n.
 
@@ -268,7 +270,7 @@ def test_a_batch_without_any_group_is_a_next_token_step():
     assert metrics["group_share"] == 0.0
 
 
-@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("samples", SAMPLES)
 def test_metrics_are_their_definitions(samples):
     """From log-probabilities that are computed on their own, for a group with advantages."""
     preferences = batch(3, samples, 5, ragged=True, empty=(2,))

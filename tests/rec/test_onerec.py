@@ -135,7 +135,9 @@ def test_cached_decoding_equals_the_full_forward_pass():
                 np.testing.assert_allclose(logits, expected[beam][level], atol=2e-5)
 
 
-@pytest.mark.parametrize("session_items", [2, MAX_LENGTHS * 2 + 1])
+@pytest.mark.parametrize(
+    "session_items", [2, pytest.param(MAX_LENGTHS * 2 + 1, marks=pytest.mark.long)]
+)
 def test_beams_that_move_between_tokens_keep_what_their_parents_wrote(session_items):
     """Which beam continues which is drawn anew before every token; the first has but one beam.
 
@@ -226,8 +228,8 @@ def test_masked_targets_count_for_nothing():
     "change",
     [
         {"remat": Remat.FULL},
-        {"remat": Remat.DOTS},
-        {"scan_unroll": 7},
+        pytest.param({"remat": Remat.DOTS}, marks=pytest.mark.long),
+        pytest.param({"scan_unroll": 7}, marks=pytest.mark.long),
     ],
 )
 def test_how_the_layers_run_does_not_change_the_gradient(change):

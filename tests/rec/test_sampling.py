@@ -54,7 +54,7 @@ def nucleus(weights, mass):
 @pytest.mark.parametrize(
     ("options", "adjust"),
     [
-        ({}, np.exp),
+        pytest.param({}, np.exp, marks=pytest.mark.long),
         ({"temperature": 3.0}, lambda row: np.exp(row / 3)),
         (
             {"top_k": 2, "top_p": 0.7, "temperature": 2.0},
