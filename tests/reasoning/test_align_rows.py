@@ -58,12 +58,23 @@ def loss_and_gradient(method):
     return jax.jit(jax.value_and_grad(loss))
 
 
+SOON = (Row.SFT, Row.DPO, Row.CDPO, Row.CDPO_CODE)
+"""Rows that are trained in every run of the tests; the others in the long one."""
+
+
 def plain(method):
     """The loss alone, at one inverse temperature; the rest of a method is in the weights."""
     return MethodConfig(loss=method.loss, beta=1.0)
 
 
-@pytest.mark.parametrize("row", [row for row in Row if row is not Row.BASELINE])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=() if row in SOON else pytest.mark.long)
+        for row in Row
+        if row is not Row.BASELINE
+    ],
+)
 def test_a_step_lowers_the_loss(row, models):
     policy, reference = models
     method = row_method(row)

@@ -72,7 +72,10 @@ def test_every_request_is_answered_once(usual):
     "engine",
     [
         EngineConfig(num_rows=1, prompts_per_prefill=1, steps_per_chunk=1, slots_multiple=64),
-        EngineConfig(num_rows=32, prompts_per_prefill=7, steps_per_chunk=16, slots_multiple=4),
+        pytest.param(
+            EngineConfig(num_rows=32, prompts_per_prefill=7, steps_per_chunk=16, slots_multiple=4),
+            marks=pytest.mark.long,
+        ),
         EngineConfig(num_rows=5, prompts_per_prefill=3, steps_per_chunk=7, slots_multiple=16),
     ],
 )

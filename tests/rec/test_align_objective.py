@@ -330,6 +330,7 @@ def test_the_margin_of_a_pair_changes_sign_with_its_order():
     assert others["margin_accuracy"] == pytest.approx(1 - metrics["margin_accuracy"])
 
 
+@pytest.mark.long
 def test_dropout_follows_the_key():
     """A key with a rate of 0 changes nothing; with a rate, keys differ and None has no noise."""
     preferences, key = batch(3, 2), jax.random.key(0)

@@ -125,5 +125,6 @@ def _curve() -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.long
 def test_a_training_curve_is_the_golden_one():
     check_golden(CURVE, _curve(), relative_tolerance=CURVE_TOLERANCE)

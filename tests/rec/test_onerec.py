@@ -167,7 +167,9 @@ def test_beams_that_move_between_tokens_keep_what_their_parents_wrote(session_it
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("backend", [MoeBackend.BLOCK, MoeBackend.DENSE])
+@pytest.mark.parametrize(
+    "backend", [MoeBackend.BLOCK, pytest.param(MoeBackend.DENSE, marks=pytest.mark.long)]
+)
 def test_parameters_for_many_steps_give_the_same_scores(tied, backend):
     config = dataclasses.replace(CONFIG, tie_embeddings=tied, moe_backend=backend)
     params, batch = _params(config), _batch(config)
@@ -224,12 +226,13 @@ def test_masked_targets_count_for_nothing():
     np.testing.assert_array_equal(load.sum(axis=-1), [tokens] * CONFIG.num_decoder_layers)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [
         {"remat": Remat.FULL},
-        pytest.param({"remat": Remat.DOTS}, marks=pytest.mark.long),
-        pytest.param({"scan_unroll": 7}, marks=pytest.mark.long),
+        {"remat": Remat.DOTS},
+        {"scan_unroll": 7},
     ],
 )
 def test_how_the_layers_run_does_not_change_the_gradient(change):

@@ -196,6 +196,7 @@ def test_dropout_draws_by_key_alone():
     assert_close(apply(config, params, batch), apply(still, params, batch))
 
 
+@pytest.mark.long
 @BOTH
 def test_every_parameter_has_a_sharding_and_the_mesh_changes_nothing(architecture):
     config, params = network(architecture, p_score=True, d_model=12)
