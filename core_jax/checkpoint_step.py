@@ -10,6 +10,8 @@ import hashlib
 import json
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -32,6 +34,7 @@ from core_jax.leaf_table import (
 _T = TypeVar("_T")
 _FORMAT = 1
 _STRAY_SECONDS = 0.3
+_STRAY_WARNING = r"coroutine '.*' was never awaited"
 _STRAY_WORDS = ("Event loop is closed", "Encountered error while reading array index")
 
 
@@ -132,7 +135,8 @@ def _strays_silenced() -> Iterator[None]:
     """Silences the reads that go on after another has failed.
 
     When one array cannot be read, Orbax closes its event loop under the reads of the others, and
-    each prints a traceback from a thread of its own. The failure itself is raised as it is.
+    each prints a traceback from a thread of its own; reads that had not begun warn. The failure
+    itself is raised as it is.
     """
     before = sys.unraisablehook
 
@@ -142,11 +146,17 @@ def _strays_silenced() -> Iterator[None]:
 
     sys.unraisablehook = report
     try:
-        yield
-    except Exception:
-        time.sleep(_STRAY_SECONDS)
-        gc.collect()  # reads that were given up end, and report, when they are collected
-        raise
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_STRAY_WARNING, category=RuntimeWarning)
+            try:
+                yield
+            except Exception as error:
+                time.sleep(_STRAY_SECONDS)
+                # Reads that were given up end, and report, when they are collected: here, and not
+                # when the failure is, whose frames hold them.
+                traceback.clear_frames(error.__traceback__)
+                gc.collect()
+                raise
     finally:
         sys.unraisablehook = before
 

@@ -170,7 +170,8 @@ def map_token_blocks(
         [*lead, C, ...]. The last block is filled up with zeros, whose results are dropped.
       parts: arrays [*lead, T, ...].
       token_dim: the dimension of T, the number of leading dimensions.
-      chunk: C, tokens of a row per block; T need not be a multiple.
+      chunk: most tokens of a row per block; T need not be a multiple. Blocks are of one size C, as
+        even as can be.
 
     Returns:
       What the function returns, [*lead, T, ...].
@@ -189,8 +190,9 @@ def map_token_blocks(
             "must be at least 1 (128 to 1024 are usual)"
         )
     length = parts[0].shape[token_dim]
-    chunk = min(chunk, max(length, 1))
-    padding = -length % chunk
+    num_blocks = max(1, -(-length // chunk))
+    chunk = max(1, -(-length // num_blocks))
+    padding = num_blocks * chunk - length
 
     def blocks(values: Array) -> Array:
         """[*lead, T, ...] -> [N, *lead, C, ...]."""

@@ -1,11 +1,15 @@
 """What is computed per token of packed rows: contrastive scores of two models, log-probabilities.
 
-Dimension key: B rows, T tokens of a row, C tokens of a block, D model, V vocabulary, S streams.
+Only what predicts a response is wanted, and its logits are a good part of the work: they are made
+for those places alone where it is known how many a row has at most.
+
+Dimension key: B rows, T tokens of a row, P response tokens of a row, C tokens of a block, D model,
+V vocabulary, S streams.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ from jax.sharding import Mesh
 
 from core_jax.arrays import Array, Float, Params, PyTree
 from core_jax.contrast import ContrastScores, contrast_scores
-from core_jax.losses import chunked_token_log_probs, head_logits, map_token_blocks
+from core_jax.losses import head_logits, map_token_blocks, token_log_probs
 from core_jax.mesh import replicated
 from reasoning_jax.data.packing import PackedBatch
 from reasoning_jax.model import decoder_lm, lora
@@ -56,11 +60,12 @@ class FullPair:
     """Parameters of the negative model."""
 
 
-@functools.partial(jax.jit, static_argnames=("config", "chunk", "betas", "mesh"))
+@functools.partial(jax.jit, static_argnames=("config", "num_predictions", "chunk", "betas", "mesh"))
 def score_batch(
     config: DecoderConfig,
     pair: AdapterPair | FullPair,
     batch: PackedBatch,
+    num_predictions: int | None = None,
     *,
     chunk: int,
     betas: tuple[float, ...],
@@ -76,6 +81,8 @@ def score_batch(
       config: architecture and compute.
       pair: the two models.
       batch: packed rows.
+      num_predictions: P, at least as many as any row has response tokens (`batch.loss_mask`):
+        values of the places that predict them, 0 elsewhere. None: of every place.
       chunk: tokens of a row whose logits exist at a time.
       betas: strengths of contrast.
       mesh: devices over which the rows are split, or None for one.
@@ -95,16 +102,16 @@ def score_batch(
         named = {score_name(beta): one.log_scores for beta, one in zip(betas, scores, strict=True)}
         return named | {POSITIVE: scores[0].positive, NEGATIVE: scores[0].negative}
 
-    parts = positive_BTD, negative_BTD, batch.targets
-    values = map_token_blocks(of_block, parts, token_dim=1, chunk=chunk)
-    return _everywhere(values, mesh)
+    hidden = positive_BTD, negative_BTD
+    return _everywhere(_of_places(of_block, hidden, batch, num_predictions, chunk), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "chunk", "mesh"))
+@functools.partial(jax.jit, static_argnames=("config", "num_predictions", "chunk", "mesh"))
 def log_prob_batch(
     config: DecoderConfig,
     params: Params,
     batch: PackedBatch,
+    num_predictions: int | None = None,
     *,
     chunk: int,
     mesh: Mesh | None = None,
@@ -115,6 +122,7 @@ def log_prob_batch(
       config: architecture and compute.
       params: the model's parameters, with adapters attached or without.
       batch: packed rows.
+      num_predictions: as in `score_batch`.
       chunk: tokens of a row whose logits exist at a time.
       mesh: devices over which the rows are split, or None for one.
 
@@ -123,8 +131,40 @@ def log_prob_batch(
     """
     hidden_BTD = decoder_lm.apply(config, params, _inputs(batch), mesh=mesh).hidden
     head = decoder_lm.output_matrix(params, mesh)
-    values_BT = chunked_token_log_probs(hidden_BTD, head, batch.targets, chunk=chunk)
-    return _everywhere({LOG_PROB: values_BT}, mesh)
+
+    def of_block(hidden_BCD: Array, targets_BC: Array) -> PyTree:
+        return {LOG_PROB: token_log_probs(head_logits(hidden_BCD, head), targets_BC)}
+
+    return _everywhere(_of_places(of_block, (hidden_BTD,), batch, num_predictions, chunk), mesh)
+
+
+def _of_places(
+    of_block: Callable[..., PyTree],
+    hidden: tuple[Float[Array, "B T D"], ...],
+    batch: PackedBatch,
+    num_predictions: int | None,
+    chunk: int,
+) -> PyTree:
+    """A function of hidden states and targets, of blocks of all places or of predictions alone."""
+    parts = (*hidden, batch.targets)
+    if num_predictions is None:
+        return map_token_blocks(of_block, parts, token_dim=1, chunk=chunk)
+    # A stable order of False before True: the first P are the predictions, in their order.
+    places_BP = jnp.argsort(~batch.loss_mask, axis=1, stable=True)[:, :num_predictions]
+    ranks_BT = jnp.clip(jnp.cumsum(batch.loss_mask, axis=1) - 1, 0)
+
+    def picked(part: Array) -> Array:
+        return jnp.take_along_axis(
+            part, places_BP.reshape(*places_BP.shape, *(1,) * (part.ndim - 2)), 1
+        )
+
+    def led_back(values_BP: Array) -> Array:
+        return jnp.where(batch.loss_mask, jnp.take_along_axis(values_BP, ranks_BT, axis=1), 0)
+
+    values = map_token_blocks(
+        of_block, tuple(picked(part) for part in parts), token_dim=1, chunk=chunk
+    )
+    return jax.tree.map(led_back, values)
 
 
 def _hidden(

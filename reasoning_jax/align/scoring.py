@@ -35,8 +35,11 @@ from reasoning_jax.data.token_values import (
 from reasoning_jax.data.trajectories import Trajectory
 from reasoning_jax.model.config import DecoderConfig
 
-ScoreBatch = Callable[[PackedBatch], Mapping[str, jax.Array]]
-"""A batch on its devices -> by name the values [B, T] of every place's target."""
+ScoreBatch = Callable[[PackedBatch, int], Mapping[str, jax.Array]]
+"""A batch on its devices, and how many response tokens a row of it has at most -> by name the
+values [B, T] of the targets, at least where they are response tokens."""
+
+_ROUNDED_TO = 16  # response tokens of a row, so that other data seldom compiles anew
 
 
 class Sides(enum.Enum):
@@ -184,6 +187,7 @@ def token_values(
         [TokenExample(token_ids=s.token_ids, response_start=s.response_start) for s in scored],
         PackingConfig(row_length=rows.row_length),
     )
+    num_predictions = _most_predictions(packed, rows.row_length)
     waiting: tuple[list[_Place], Mapping[str, jax.Array]] | None = None
     for number, batch in enumerate(packed.in_order(rows.batch_size)):
         first = number * rows.batch_size
@@ -195,7 +199,7 @@ def token_values(
         ]
         if not missing:
             continue
-        values = score(to_device(batch, mesh))
+        values = score(to_device(batch, mesh), num_predictions)
         # The devices compute this batch while the one before it is read.
         if waiting is not None:
             yield _read(*waiting, model)
@@ -312,6 +316,15 @@ def write_token_values(
 
 _Place = tuple[int, TokenSequence, slice]
 """Row of a batch, a sequence in it, and the places whose targets are its response."""
+
+
+def _most_predictions(packed: PackedRows, row_length: int) -> int:
+    """Response tokens of the row that has most of them, rounded up."""
+    most = max(
+        sum(place.stop - place.start for _, place in packed.places(row))
+        for row in range(len(packed))
+    )
+    return min(-(-most // _ROUNDED_TO) * _ROUNDED_TO, row_length)
 
 
 def _read(

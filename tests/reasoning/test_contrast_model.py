@@ -1,6 +1,7 @@
 """Scores of packed rows: two streams, two whole models, several betas, one model's log-probs."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,36 @@ def test_log_probs_are_those_of_the_whole_logits():
     np.testing.assert_allclose(values["log_prob"], expected, rtol=0, atol=1e-5)
 
 
+def test_values_of_predictions_alone_are_those_of_every_place():
+    """Of as many places as the fullest row predicts, or more; prompts and padding have 0."""
+    batch, pair = packed_batch(), pairs_of(PLAIN)[0]
+    most = int(batch.loss_mask.sum(axis=1).max())
+    assert most < batch.loss_mask.shape[1] - 2, "else nothing would be left out"
+    scored = functools.partial(score_batch, PLAIN, pair, batch, chunk=7, betas=BETAS)
+    of_one = functools.partial(log_prob_batch, PLAIN, pair.base, batch, chunk=7)
+    for function in (scored, of_one):
+        everywhere = function()
+        for num_predictions in (most, most + 2):
+            found = function(num_predictions)
+            assert set(found) == set(everywhere)
+            for name, values in found.items():
+                expected = np.where(batch.loss_mask, everywhere[name], 0)
+                np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+                assert np.all(np.asarray(values)[~batch.loss_mask] == 0)
+
+
+def test_logits_are_made_of_predictions_alone():
+    """13 places of 23, in two blocks: 7 each and not 10, which are allowed."""
+    pair, batch = pairs_of(PLAIN)[0], packed_batch()
+    scored = functools.partial(score_batch, PLAIN, chunk=10, betas=(1.0,), num_predictions=13)
+    products = [
+        line
+        for line in str(jax.make_jaxpr(scored)(pair, batch)).splitlines()
+        if "dot_general" in line and ",263]" in line
+    ]
+    assert len(products) == 2 and all("[3,7,263]" in line for line in products)
+
+
 @pytest.mark.parametrize("is_kernel_per_device", [False, True])
 def test_sharded_equals_one_device(monkeypatch, is_kernel_per_device):
     """Also where attention runs device by device, as the kernels of GPUs and TPUs do."""
@@ -125,7 +156,7 @@ def test_sharded_equals_one_device(monkeypatch, is_kernel_per_device):
     wrapped = []
     pair, batch = pairs_of(config)[0], packed_batch(num_rows=4)
     chunk = 5 if is_kernel_per_device else 7  # what is compiled once is not traced again
-    expected = score_batch(config, pair, batch, chunk=chunk, betas=BETAS)
+    expected = score_batch(config, pair, batch, 20, chunk=chunk, betas=BETAS)
     if is_kernel_per_device:
         plain = attention._einsum
 
@@ -142,6 +173,7 @@ def test_sharded_equals_one_device(monkeypatch, is_kernel_per_device):
         config,
         jax.device_put(pair, shardings),
         to_device(jax.tree.map(np.asarray, batch), mesh),
+        20,
         chunk=chunk,
         betas=BETAS,
         mesh=mesh,

@@ -45,8 +45,10 @@ def some(lengths=LENGTHS, seed=3):
     ]
 
 
-def by_place(batch):
+def by_place(batch, num_predictions):
     """What a place predicts, and where it stands in its sequence."""
+    most = batch.loss_mask.sum(axis=1).max()
+    assert most <= num_predictions <= batch.loss_mask.shape[1]
     return {
         "target": batch.targets.astype(np.float32),
         "position": batch.positions.astype(np.float32) / 8,
@@ -107,11 +109,11 @@ def test_a_run_that_is_killed_repeats_no_batch_that_is_in_the_file(tmp_path):
     write(tmp_path / "whole.jsonl", some())
     calls = []
 
-    def dies(batch):
+    def dies(batch, num_predictions):
         calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return by_place(batch)
+        return by_place(batch, num_predictions)
 
     with pytest.raises(KeyboardInterrupt):
         write(path, some(), dies)
@@ -203,7 +205,7 @@ def test_a_file_of_other_responses_is_not_gone_on_with(tmp_path):
 
 
 def test_values_that_are_not_finite_are_refused():
-    def broken(batch):
+    def broken(batch, num_predictions):
         return {"a": jax.numpy.full(batch.targets.shape, jax.numpy.nan)}
 
     with pytest.raises(DataError, match="'a' holds a number that is not finite"):
