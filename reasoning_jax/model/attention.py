@@ -13,6 +13,8 @@ from core_jax.nn.flash_attention import AttentionKernel, choose_kernel, flash_at
 
 MASKED_SCORE = -1e30
 """Finite, so that a row without any visible key stays finite."""
+MOST_BLOCKS, SHORTEST_BLOCK = 8, 64
+"""Of the queries of a row, where attention is plain products: each block is compiled by itself."""
 
 
 def attend_causally(
@@ -60,13 +62,31 @@ def attend_causally(
 
 
 def _einsum(queries: Array, keys: Array, values: Array, segment_ids: Array) -> Array:
-    """Plain matrix products, the queries of a key head one after the other: M = G * T of them.
+    """Plain matrix products, block by block of queries: later keys are not looked at.
+
+    Of a row of N blocks that is (N + 1) / 2N of the scores, which are the largest array by far.
+    """
+    length = queries.shape[1]
+    num_blocks = max(1, min(MOST_BLOCKS, length // SHORTEST_BLOCK))
+    stops = [length * (number + 1) // num_blocks for number in range(num_blocks)]
+    outputs = [
+        _einsum_block(
+            queries[:, start:stop], keys[:, :stop], values[:, :stop], segment_ids[:, :stop]
+        )
+        for start, stop in zip([0, *stops[:-1]], stops, strict=True)
+    ]
+    return jnp.concatenate(outputs, axis=1)
+
+
+def _einsum_block(queries: Array, keys: Array, values: Array, segment_ids: Array) -> Array:
+    """The last queries of a row of keys, those of a key head one after the other: M = G * T.
 
     So that scores lie as the products give and take them: they are much larger than what is turned
     here, queries, keys and values.
     """
     batch, length, num_heads, head_dim = queries.shape
     num_groups = num_heads // keys.shape[2]
+    first = keys.shape[1] - length
     grouped_BTKGX = queries.reshape(batch, length, keys.shape[2], num_groups, head_dim)
     queries_BKMX = grouped_BTKGX.transpose(0, 2, 3, 1, 4).reshape(
         batch, keys.shape[2], -1, head_dim
@@ -77,8 +97,8 @@ def _einsum(queries: Array, keys: Array, values: Array, segment_ids: Array) -> A
         keys.swapaxes(1, 2),
         preferred_element_type=jnp.float32,
     )
-    same_BTS = segment_ids[:, :, None] == segment_ids[:, None, :]
-    visible_BTS = same_BTS & jnp.tril(jnp.ones((1, length, length), bool))
+    same_BTS = segment_ids[:, first:, None] == segment_ids[:, None, :]
+    visible_BTS = same_BTS & jnp.tril(jnp.ones((1, *same_BTS.shape[1:]), bool), first)
     visible_BMS = jnp.tile(visible_BTS, (1, num_groups, 1))
     scores_BKMS = jnp.where(visible_BMS[:, None], scores_BKMS * head_dim**-0.5, MASKED_SCORE)
     weights_BKMS = jax.nn.softmax(scores_BKMS, axis=-1).astype(queries.dtype)
