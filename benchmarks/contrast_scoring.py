@@ -16,7 +16,8 @@ scores, which are compared:
 Programs take turns; the best round of each counts. Tokens are those of prompts and responses. The
 bound is what the scores need, both models for every token and logits for those of responses
 (without attention), at the speed of a square matrix product measured in the same run: what it is
-over the authors' procedure, no program on this machine can surpass. Rows are of a length that a
+over the authors' procedure, no program here that reads every response with its prompt can surpass.
+Rows are of a length that a
 handful of responses fills; the rows of many are full at any length.
 """
 
