@@ -35,6 +35,7 @@ from core_jax.nn.linear import ComputeDtype
 from core_jax.nn.stack import Remat
 from reasoning_jax.data.packing import Layout
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
+from reasoning_jax.model.flops import product_flops
 from reasoning_jax.model.lora import init_lora
 from reasoning_jax.weights.gguf_load import GgufFile, load_gguf
 from reasoning_jax.weights.hf_export import export_model
@@ -124,10 +125,8 @@ def write_case(folder: pathlib.Path, options: Options) -> tuple[DecoderConfig, l
 
 def needed_flops(config: DecoderConfig, pairs: list[dict]) -> float:
     """Of a step's products with frozen matrices, forward and backward; attention left out."""
-    table = config.vocab_size * config.model_dim
-    layers = config.num_params - table * (1 if config.tied_embeddings else 2)
     responses = sum(len(pair["chosen"]) + len(pair["rejected"]) for pair in pairs)
-    return 4.0 * (layers * num_tokens(pairs) + table * responses)
+    return 2.0 * product_flops(config, num_tokens(pairs), responses)
 
 
 def num_tokens(pairs: list[dict]) -> int:

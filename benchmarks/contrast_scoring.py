@@ -17,8 +17,7 @@ Programs take turns; the best round of each counts. Tokens are those of prompts 
 bound is what the scores need, both models for every token and logits for those of responses
 (without attention), at the speed of a square matrix product measured in the same run: what it is
 over the authors' procedure, no program here that reads every response with its prompt can surpass.
-Rows are of a length that a
-handful of responses fills; the rows of many are full at any length.
+Rows are of a length that a handful of responses fills; the rows of many are full at any length.
 """
 
 import dataclasses
@@ -40,12 +39,19 @@ from benchmarks.sampling import matmul_flops
 from core_jax.arrays import Params
 from core_jax.mesh import MeshConfig, make_mesh
 from core_jax.nn.linear import ComputeDtype
-from reasoning_jax.align.contrast_model import AdapterPair, FullPair, score_batch, score_name
+from reasoning_jax.align.contrast_model import (
+    NUM_STREAMS,
+    AdapterPair,
+    FullPair,
+    score_batch,
+    score_name,
+)
 from reasoning_jax.align.scoring import RowsConfig, token_values
 from reasoning_jax.data.packing import best_fit
 from reasoning_jax.data.token_values import Key, TokenValues
 from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
+from reasoning_jax.model.flops import product_flops
 from reasoning_jax.weights.gguf_load import GgufFile, load_gguf
 from reasoning_jax.weights.hf_export import export_model
 from reasoning_jax.weights.packaged import smollm2_gguf
@@ -210,14 +216,6 @@ def peer_program(
     return run
 
 
-def needed_flops(config: DecoderConfig, sequences: list[Response]) -> float:
-    """Of both models' products with weights, logits of response tokens alone."""
-    table = config.vocab_size * config.model_dim
-    layers = config.num_params - table * (1 if config.tied_embeddings else 2)
-    responses = sum(len(one.token_ids) - one.response_start for one in sequences)
-    return 2 * 2.0 * (layers * sum(len(one.token_ids) for one in sequences) + table * responses)
-
-
 def places(sequences: list[Response], options: Options) -> int:
     """Places in the batches that hold the sequences, padding included."""
     lengths = [len(one.token_ids) for one in sequences]
@@ -266,6 +264,8 @@ def main(options: Options) -> None:
             program()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     num_tokens = sum(len(one.token_ids) for one in sequences)
+    num_responses = sum(len(one.token_ids) - one.response_start for one in sequences)
+    needed = NUM_STREAMS * product_flops(config, num_tokens, num_responses)
     flops = matmul_flops(options.dtype.dtype)
     results = {
         "benchmark": "contrast_scoring",
@@ -276,7 +276,7 @@ def main(options: Options) -> None:
         "num_tokens": num_tokens,
         "share_of_places": num_tokens / places(sequences, options),
         "matmul_gflops": flops / 1e9,
-        "bound_tokens_per_second": num_tokens * flops / needed_flops(config, sequences),
+        "bound_tokens_per_second": num_tokens * flops / needed,
         "tokens_per_second": {name: num_tokens / one for name, one in seconds.items()},
         "parameter_bytes": {
             "two streams": num_bytes(streams),

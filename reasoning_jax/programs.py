@@ -227,8 +227,15 @@ def _scoring(config: PipelineConfig) -> Program:
 
     def lower(mesh: Mesh) -> jax.stages.Lowered:
         pair, batch = arguments(mesh)
+        # How many response tokens a row has is known with the data: at most all of it.
         return score_batch.lower(
-            model, pair, batch, chunk=rows.chunk, betas=config.scoring.betas, mesh=mesh
+            model,
+            pair,
+            batch,
+            rows.row_length,
+            chunk=rows.chunk,
+            betas=config.scoring.betas,
+            mesh=mesh,
         )
 
     def held(mesh: Mesh) -> dict[Kind, PyTree]:

@@ -1,7 +1,7 @@
 """What is computed per token of packed rows: contrastive scores of two models, log-probabilities.
 
-Only what predicts a response is wanted, and its logits are a good part of the work: they are made
-for those places alone where it is known how many a row has at most.
+Only what predicts a response is wanted, and logits are a good part of the work: they are made for
+those places alone.
 
 Dimension key: B rows, T tokens of a row, P response tokens of a row, C tokens of a block, D model,
 V vocabulary, S streams.
@@ -19,7 +19,7 @@ from core_jax.arrays import Array, Float, Params, PyTree
 from core_jax.contrast import ContrastScores, contrast_scores
 from core_jax.losses import head_logits, map_token_blocks, token_log_probs
 from core_jax.mesh import replicated
-from reasoning_jax.data.packing import PackedBatch
+from reasoning_jax.data.packing import PackedBatch, at_places
 from reasoning_jax.model import decoder_lm, lora
 from reasoning_jax.model.config import DecoderConfig
 
@@ -65,7 +65,7 @@ def score_batch(
     config: DecoderConfig,
     pair: AdapterPair | FullPair,
     batch: PackedBatch,
-    num_predictions: int | None = None,
+    num_predictions: int,
     *,
     chunk: int,
     betas: tuple[float, ...],
@@ -81,15 +81,15 @@ def score_batch(
       config: architecture and compute.
       pair: the two models.
       batch: packed rows.
-      num_predictions: P, at least as many as any row has response tokens (`batch.loss_mask`):
-        values of the places that predict them, 0 elsewhere. None: of every place.
+      num_predictions: P, at least as many as any row has response tokens.
       chunk: tokens of a row whose logits exist at a time.
       betas: strengths of contrast.
       mesh: devices over which the rows are split, or None for one.
 
     Returns:
       By name the values of the target of each place, in nats, float32, on every device:
-      `score_name` of each beta, `POSITIVE` and `NEGATIVE`.
+      `score_name` of each beta, `POSITIVE` and `NEGATIVE`; 0 where the target is no response token
+      (`batch.loss_mask`).
     """
     positive_BTD, negative_BTD = _hidden(config, pair, batch, mesh)
     heads = _heads(pair, mesh)
@@ -103,7 +103,7 @@ def score_batch(
         return named | {POSITIVE: scores[0].positive, NEGATIVE: scores[0].negative}
 
     hidden = positive_BTD, negative_BTD
-    return _everywhere(_of_places(of_block, hidden, batch, num_predictions, chunk), mesh)
+    return _everywhere(_of_predictions(of_block, hidden, batch, num_predictions, chunk), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_predictions", "chunk", "mesh"))
@@ -111,7 +111,7 @@ def log_prob_batch(
     config: DecoderConfig,
     params: Params,
     batch: PackedBatch,
-    num_predictions: int | None = None,
+    num_predictions: int,
     *,
     chunk: int,
     mesh: Mesh | None = None,
@@ -127,7 +127,8 @@ def log_prob_batch(
       mesh: devices over which the rows are split, or None for one.
 
     Returns:
-      {LOG_PROB: log-probability of the target of each place, in nats, float32, on every device}.
+      {LOG_PROB: log-probability of the target of each place, in nats, float32, on every device}; 0
+      where the target is no response token.
     """
     hidden_BTD = decoder_lm.apply(config, params, _inputs(batch), mesh=mesh).hidden
     head = decoder_lm.output_matrix(params, mesh)
@@ -135,35 +136,27 @@ def log_prob_batch(
     def of_block(hidden_BCD: Array, targets_BC: Array) -> PyTree:
         return {LOG_PROB: token_log_probs(head_logits(hidden_BCD, head), targets_BC)}
 
-    return _everywhere(_of_places(of_block, (hidden_BTD,), batch, num_predictions, chunk), mesh)
+    hidden = (hidden_BTD,)
+    return _everywhere(_of_predictions(of_block, hidden, batch, num_predictions, chunk), mesh)
 
 
-def _of_places(
+def _of_predictions(
     of_block: Callable[..., PyTree],
     hidden: tuple[Float[Array, "B T D"], ...],
     batch: PackedBatch,
-    num_predictions: int | None,
+    num_predictions: int,
     chunk: int,
 ) -> PyTree:
-    """A function of hidden states and targets, of blocks of all places or of predictions alone."""
-    parts = (*hidden, batch.targets)
-    if num_predictions is None:
-        return map_token_blocks(of_block, parts, token_dim=1, chunk=chunk)
+    """A function of blocks of hidden states and targets, of predictions alone; 0 elsewhere."""
     # A stable order of False before True: the first P are the predictions, in their order.
     places_BP = jnp.argsort(~batch.loss_mask, axis=1, stable=True)[:, :num_predictions]
     ranks_BT = jnp.clip(jnp.cumsum(batch.loss_mask, axis=1) - 1, 0)
 
-    def picked(part: Array) -> Array:
-        return jnp.take_along_axis(
-            part, places_BP.reshape(*places_BP.shape, *(1,) * (part.ndim - 2)), 1
-        )
-
     def led_back(values_BP: Array) -> Array:
-        return jnp.where(batch.loss_mask, jnp.take_along_axis(values_BP, ranks_BT, axis=1), 0)
+        return jnp.where(batch.loss_mask, at_places(values_BP, ranks_BT), 0)
 
-    values = map_token_blocks(
-        of_block, tuple(picked(part) for part in parts), token_dim=1, chunk=chunk
-    )
+    parts = tuple(at_places(part, places_BP) for part in (*hidden, batch.targets))
+    values = map_token_blocks(of_block, parts, token_dim=1, chunk=chunk)
     return jax.tree.map(led_back, values)
 
 

@@ -19,7 +19,8 @@ from core_jax.preference_likelihood import mean_nll, rpo
 from core_jax.preference_pairs import dpo, dpo_by_position
 from core_jax.preference_tokens import tdpo1, tdpo2
 from reasoning_jax.align.methods import Loss, MethodConfig
-from reasoning_jax.align.pair_rows import PairBatch, at_predictions, by_pair
+from reasoning_jax.align.pair_rows import PairBatch, by_pair
+from reasoning_jax.data.packing import at_places
 from reasoning_jax.model import decoder_lm
 from reasoning_jax.model.config import DecoderConfig, LoraConfig
 from reasoning_jax.model.lora import attach
@@ -83,14 +84,14 @@ def preference_objective(
     output = decoder_lm.apply(config, policy, inputs, key=key, lora_dropout=dropout, mesh=mesh)
     head = decoder_lm.output_matrix(policy, mesh)
     # The output matrix is a fifth of a small model: prompts and padding need no logits.
-    hidden_BPD = at_predictions(output.hidden, batch)
-    targets_BP = at_predictions(batch.targets, batch)
+    hidden_BPD = at_places(output.hidden, batch.predictions)
+    targets_BP = at_places(batch.targets, batch.predictions)
     score = chunked_token_log_probs if lora is None else frozen_head_log_probs
     log_probs_BP = score(hidden_BPD, head, targets_BP, chunk=chunk)
     divergences_BP = None
     if method.needs_reference_pass and frozen is not None:
         reference = decoder_lm.apply(config, frozen, inputs, mesh=mesh)
-        reference_BPD = at_predictions(reference.hidden, batch)
+        reference_BPD = at_places(reference.hidden, batch.predictions)
         divergences_BP = chunked_token_kl(
             reference_BPD, decoder_lm.output_matrix(frozen, mesh), hidden_BPD, head, chunk=chunk
         )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core_jax.arrays import Array, Float, PyTree, Shaped
+from core_jax.arrays import Array, Float, PyTree
 from core_jax.errors import ConfigError, DataError
 from reasoning_jax.data.packing import Layout, Overlong, best_fit
 
@@ -231,29 +231,11 @@ def to_pair_batch(rows: Mapping[str, np.ndarray]) -> PairBatch:
     return PairBatch(**rows)
 
 
-def at_predictions(
-    values: Shaped[Array, "B T *dims"], batch: PairBatch
-) -> Shaped[Array, "B P *dims"]:
-    """Values of the rows' places, of those alone where response tokens are predicted.
-
-    Args:
-      values: one per place of a row.
-      batch: says which places predict response tokens.
-
-    Returns:
-      One per response token of a row; arbitrary behind the last.
-    """
-    trailing = (1,) * (values.ndim - 2)
-    return jnp.take_along_axis(
-        values, batch.predictions.reshape(*batch.predictions.shape, *trailing), axis=1
-    )
-
-
 def by_pair(values: Float[Array, "B P"], batch: PairBatch) -> Float[Array, "B K 2 U"]:
     """Numbers of the rows' response tokens, as those of the pairs.
 
     Args:
-      values: one per response token of a row, see `at_predictions`.
+      values: one per response token of a row, in the order of `batch.predictions`.
       batch: says which of them belong to which pair.
 
     Returns:

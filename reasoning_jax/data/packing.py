@@ -1,6 +1,6 @@
 """Rows of one length out of tokenised examples of many: several to a row, or one.
 
-Dimension key: B rows, T tokens of a row.
+Dimension key: B rows, T tokens of a row, P places of a row.
 """
 
 import bisect
@@ -9,9 +9,10 @@ import enum
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from core_jax.arrays import PyTree
+from core_jax.arrays import Array, Int, PyTree, Shaped
 from core_jax.errors import ConfigError, DataError
 
 PADDING_SEGMENT = 0
@@ -217,6 +218,26 @@ class PackedRows:
 def to_packed_batch(rows: Mapping[str, np.ndarray]) -> PackedBatch:
     """Stacked rows [B, T] by name, as the batch that they are."""
     return PackedBatch(**{name: rows[name] for name in _FIELDS})
+
+
+def at_places(
+    values: Shaped[Array, "B T *dims"], places: Int[Array, "B P"]
+) -> Shaped[Array, "B P *dims"]:
+    """Values of some places of every row.
+
+    Args:
+      values: one per place of a row.
+      places: which, in [0, T).
+
+    Returns:
+      One per wanted place, in their order.
+
+    >>> import jax.numpy as jnp
+    >>> at_places(jnp.asarray([[1, 2, 3], [4, 5, 6]]), jnp.asarray([[2, 0], [1, 1]])).tolist()
+    [[3, 1], [5, 5]]
+    """
+    trailing = (1,) * (values.ndim - 2)
+    return jnp.take_along_axis(values, places.reshape(*places.shape, *trailing), axis=1)
 
 
 def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:

@@ -20,6 +20,19 @@ def token_flops(config: DecoderConfig, length: int) -> tuple[float, float]:
     return products, config.num_layers * 4.0 * width * length / 2
 
 
+def product_flops(config: DecoderConfig, num_tokens: int, num_predictions: int) -> float:
+    """FLOPs of a forward pass's products with weights, whose logits are made of some tokens alone.
+
+    Args:
+      config: architecture.
+      num_tokens: of all sequences.
+      num_predictions: tokens whose logits are made.
+    """
+    table = config.vocab_size * config.model_dim
+    layers = config.num_params - table * (1 if config.tied_embeddings else 2)
+    return 2.0 * (layers * num_tokens + table * num_predictions)
+
+
 def train_flops(
     config: DecoderConfig, num_tokens: int, length: int, *, adapters: bool, repeats: bool
 ) -> tuple[float, float]:

@@ -35,6 +35,8 @@ LORAS = (
 )
 SCALES = LORAS[0].scale, LORAS[1].scale
 BETAS = (0.0, 1.0, 2.5)
+LENGTH = 23
+"""Tokens of a row."""
 
 
 def adapters_of(config):
@@ -62,7 +64,7 @@ def pairs_of(config):
     )
 
 
-def packed_batch(num_rows=3, length=23):
+def packed_batch(num_rows=3, length=LENGTH):
     rng = np.random.default_rng(3)
     examples = [
         TokenExample(token_ids=rng.integers(0, 263, size).tolist(), response_start=2)
@@ -72,27 +74,27 @@ def packed_batch(num_rows=3, length=23):
     return jax.tree.map(jnp.asarray, next(rows.in_order(num_rows)))
 
 
+def wanted_everywhere(batch):
+    """Rows of which every place is to be scored."""
+    return dataclasses.replace(batch, loss_mask=jnp.ones_like(batch.loss_mask))
+
+
 @pytest.mark.parametrize("config", [PLAIN, SCALED], ids=["head", "tied"])
 def test_two_streams_score_as_two_merged_models(config):
     batch = packed_batch()
     streams, whole = (
-        score_batch(config, pair, batch, chunk=7, betas=BETAS) for pair in pairs_of(config)
+        score_batch(config, pair, batch, LENGTH, chunk=7, betas=BETAS) for pair in pairs_of(config)
     )
     assert set(streams) == {"positive", "negative", *map(score_name, BETAS)}
     for name, values in streams.items():
-        np.testing.assert_allclose(
-            np.where(batch.loss_mask, values, 0),
-            np.where(batch.loss_mask, whole[name], 0),
-            rtol=0,
-            atol=1e-5,
-        )
+        np.testing.assert_allclose(values, whole[name], rtol=0, atol=1e-5)
 
 
 def test_all_betas_of_one_pass_are_those_of_one_each():
     """log s at beta 0 is the positive model's log-probability; the others as core_jax has them."""
-    batch = packed_batch()
+    batch = wanted_everywhere(packed_batch())
     pair = pairs_of(PLAIN)[1]
-    values = score_batch(PLAIN, pair, batch, chunk=7, betas=BETAS)
+    values = score_batch(PLAIN, pair, batch, LENGTH, chunk=7, betas=BETAS)
     np.testing.assert_allclose(values["log_score@0.0"], values["positive"], rtol=0, atol=1e-6)
     inputs = decoder_lm.TokenInputs(
         tokens=batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids
@@ -108,38 +110,40 @@ def test_all_betas_of_one_pass_are_those_of_one_each():
 
 
 def test_log_probs_are_those_of_the_whole_logits():
-    batch, params = packed_batch(), make_params(PLAIN)
+    batch, params = wanted_everywhere(packed_batch()), make_params(PLAIN)
     inputs = decoder_lm.TokenInputs(
         tokens=batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids
     )
     hidden = decoder_lm.apply(PLAIN, params, inputs).hidden
     expected = token_log_probs(decoder_lm.logits(PLAIN, params, hidden), jnp.asarray(batch.targets))
-    values = log_prob_batch(PLAIN, params, batch, chunk=7)
+    values = log_prob_batch(PLAIN, params, batch, LENGTH, chunk=7)
     np.testing.assert_allclose(values["log_prob"], expected, rtol=0, atol=1e-5)
 
 
-def test_values_of_predictions_alone_are_those_of_every_place():
-    """Of as many places as the fullest row predicts, or more; prompts and padding have 0."""
+def test_how_many_places_are_made_room_for_changes_nothing():
+    """As many as the fullest row predicts, or more; prompts and padding have 0."""
     batch, pair = packed_batch(), pairs_of(PLAIN)[0]
     most = int(batch.loss_mask.sum(axis=1).max())
-    assert most < batch.loss_mask.shape[1] - 2, "else nothing would be left out"
+    assert most < LENGTH - 2, "else nothing would be left out"
     scored = functools.partial(score_batch, PLAIN, pair, batch, chunk=7, betas=BETAS)
     of_one = functools.partial(log_prob_batch, PLAIN, pair.base, batch, chunk=7)
     for function in (scored, of_one):
-        everywhere = function()
+        everywhere = function(LENGTH)
         for num_predictions in (most, most + 2):
             found = function(num_predictions)
             assert set(found) == set(everywhere)
             for name, values in found.items():
-                expected = np.where(batch.loss_mask, everywhere[name], 0)
-                np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+                np.testing.assert_allclose(values, everywhere[name], rtol=0, atol=1e-6)
                 assert np.all(np.asarray(values)[~batch.loss_mask] == 0)
 
 
 def test_logits_are_made_of_predictions_alone():
     """13 places of 23, in two blocks: 7 each and not 10, which are allowed."""
     pair, batch = pairs_of(PLAIN)[0], packed_batch()
-    scored = functools.partial(score_batch, PLAIN, chunk=10, betas=(1.0,), num_predictions=13)
+
+    def scored(pair, batch):
+        return score_batch(PLAIN, pair, batch, 13, chunk=10, betas=(1.0,))
+
     products = [
         line
         for line in str(jax.make_jaxpr(scored)(pair, batch)).splitlines()
@@ -190,7 +194,9 @@ def test_the_base_is_applied_once_to_the_rows_of_both_streams():
     """One product per map and layer, of twice the rows; its weights enter once, unrepeated."""
     pair, batch = pairs_of(PLAIN)[0], packed_batch()
     text = str(
-        jax.make_jaxpr(lambda p, b: score_batch(PLAIN, p, b, chunk=7, betas=(1.0,)))(pair, batch)
+        jax.make_jaxpr(lambda p, b: score_batch(PLAIN, p, b, LENGTH, chunk=7, betas=(1.0,)))(
+            pair, batch
+        )
     )
     products = [line for line in text.splitlines() if "dot_general" in line]
     gates = [line for line in products if ":f32[6,23,37]" in line]
